@@ -1,0 +1,1 @@
+"""Causal discovery and bias audit for chest X-ray datasets and models."""

@@ -1,0 +1,38 @@
+"""The Reader protocol: attribute inversion, images in, concept scores out."""
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from causal_cxr.readers.concepts import Concept
+from causal_cxr.readers.quality import ReaderQuality
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Says how strongly each concept shows in an image.
+
+    Attributes:
+        name: short, unique within an audit.
+        fingerprint: of weights, prompts and calibration; a resumed run never mixes two.
+        concepts: what it reads, in the order of the columns of :meth:`read`.
+        fitted_on: patients it was fitted or calibrated on; ``None`` when unknown, which reports say.
+        quality: how well it reads, on patients it was not fitted on; NaN = unknown.
+    """
+
+    name: str
+    fingerprint: str
+    concepts: tuple[Concept, ...]
+    fitted_on: frozenset[str] | None
+    quality: ReaderQuality
+
+    def read(self, images: Tensor) -> Tensor:
+        """Score images.
+
+        Args:
+            images: ``(n, 1, h, w)`` float32 in [0, 1], any h and w.
+
+        Returns:
+            ``(n, k)`` float32 scores in [0, 1], one column a concept.
+        """
+        ...
