@@ -1,0 +1,193 @@
+"""Attributes: the named properties of patient, disease and acquisition that a causal graph is about."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+Value = str | int | float
+Phrases = Mapping[Value, str | tuple[str, ...]]
+
+
+def _wording(phrases: str | tuple[str, ...], phrasing: int) -> str:
+    options = (phrases,) if isinstance(phrases, str) else tuple(phrases)
+    return options[phrasing % len(options)]
+
+
+@dataclass(frozen=True)
+class _Levelled:
+    """What ``Binary`` and ``Categorical`` share: a name, levels, and a phrase for each."""
+
+    name: str
+    levels: tuple[Value, ...] = (0, 1)
+    phrases: Phrases = field(default_factory=dict, hash=False)
+    hidden: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(self.levels))
+        if not self.name:
+            raise ValueError("An attribute needs a name.")
+        if len(set(self.levels)) != len(self.levels) or len(self.levels) < 2:
+            raise ValueError(f"{self.name!r} has levels {list(self.levels)}; give two or more different ones.")
+        unknown = [level for level in self.phrases if level not in self.levels]
+        if unknown:
+            raise ValueError(f"{self.name!r} has phrases for {unknown}, which are no levels; levels: {list(self.levels)}.")
+
+    def phrase(self, value: Value, phrasing: int = 0) -> str:
+        """The words that name a value; ``phrasing`` picks among paraphrases, round and round."""
+        return _wording(self.phrases.get(self.check(value), f"{self.name} {value}"), phrasing)
+
+    def check(self, value: Any) -> Value:
+        """The level equal to ``value``; raises ValueError naming what is allowed."""
+        for level in self.levels:
+            if level == value:
+                return level
+        raise ValueError(f"{self.name!r} cannot be {value!r}; choose from {list(self.levels)}.")
+
+    def coerce(self, series: pd.Series) -> pd.Series:
+        """Typed as pandas categorical with this attribute's levels; missing stays missing, other values raise."""
+        checked = [None if pd.isna(value) else self.check(value) for value in series]
+        dtype = pd.CategoricalDtype(list(self.levels))
+        return pd.Series(pd.Categorical(checked, dtype=dtype), index=series.index, name=self.name)
+
+    def encode(self, series: pd.Series) -> np.ndarray:
+        """``(n,)`` float64 level codes ``0..k-1``; NaN where missing."""
+        codes = self.coerce(series).cat.codes.to_numpy().astype(float)
+        return np.where(codes < 0, np.nan, codes)
+
+    def decode(self, codes: np.ndarray) -> pd.Series:
+        """Inverse of :meth:`encode`."""
+        codes = np.asarray(codes, dtype=float)
+        indices = np.where(np.isnan(codes), -1, codes).astype(int)
+        dtype = pd.CategoricalDtype(list(self.levels))
+        return pd.Series(pd.Categorical.from_codes(indices, dtype=dtype), name=self.name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for YAML and JSON; :func:`attribute_from_dict` reads it back."""
+        phrases = [[level, list(p) if isinstance(p, tuple) else p] for level, p in self.phrases.items()]
+        data: dict[str, Any] = {"name": self.name, "type": type(self).__name__.lower(), "levels": list(self.levels)}
+        if phrases:
+            data["phrases"] = phrases
+        if self.hidden:
+            data["hidden"] = True
+        return data
+
+
+@dataclass(frozen=True)
+class Binary(_Levelled):
+    """Two levels; effects are oriented from the first to the second.
+
+    >>> Binary("view", levels=("PA", "AP")).phrase("AP")
+    'view AP'
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.levels) != 2:
+            raise ValueError(f"{self.name!r} is Binary but has {len(self.levels)} levels; use Categorical.")
+
+
+@dataclass(frozen=True)
+class Categorical(_Levelled):
+    """Two or more unordered levels; effects compare each with ``reference`` (the first level unless given)."""
+
+    reference: Value | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "reference", self.levels[0] if self.reference is None else self.check(self.reference))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "reference": self.reference}
+
+
+@dataclass(frozen=True)
+class Continuous:
+    """A number with a unit, within ``[low, high]``.
+
+    >>> Continuous("age", unit="years", low=18, high=100, phrases="{value:.0f}-year-old").phrase(63.0)
+    '63-year-old'
+    """
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    phrases: str | tuple[str, ...] = ()
+    hidden: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("An attribute needs a name.")
+        if not self.low < self.high:
+            raise ValueError(f"{self.name!r} has low={self.low} and high={self.high}; low must be below high.")
+        if isinstance(self.phrases, list):
+            object.__setattr__(self, "phrases", tuple(self.phrases))
+
+    def phrase(self, value: Value, phrasing: int = 0) -> str:
+        """The words that name a value; ``phrasing`` picks among paraphrases, round and round."""
+        template = _wording(self.phrases or f"{self.name} {{value:g}} {self.unit}", phrasing)
+        return template.format(value=self.check(value))
+
+    def check(self, value: Any) -> float:
+        """``value`` as a float within the range; raises ValueError otherwise."""
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = float("nan")
+        if not self.low <= number <= self.high:
+            raise ValueError(f"{self.name!r} cannot be {value!r}; give a number of {self.unit} in [{self.low:g}, {self.high:g}].")
+        return number
+
+    def coerce(self, series: pd.Series) -> pd.Series:
+        """Typed float64; missing stays missing, values outside the range raise."""
+        numbers = pd.to_numeric(series, errors="coerce").astype("float64")
+        wrong = series[series.notna() & ~numbers.between(self.low, self.high)]
+        if len(wrong):
+            self.check(wrong.iloc[0])
+        return numbers.rename(self.name)
+
+    def encode(self, series: pd.Series) -> np.ndarray:
+        """``(n,)`` float64; NaN where missing."""
+        return self.coerce(series).to_numpy()
+
+    def decode(self, codes: np.ndarray) -> pd.Series:
+        """Inverse of :meth:`encode`."""
+        return pd.Series(np.asarray(codes, dtype=float), name=self.name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for YAML and JSON; :func:`attribute_from_dict` reads it back."""
+        data: dict[str, Any] = {"name": self.name, "type": "continuous", "unit": self.unit, "low": self.low, "high": self.high}
+        if self.phrases:
+            data["phrases"] = list(self.phrases) if isinstance(self.phrases, tuple) else self.phrases
+        if self.hidden:
+            data["hidden"] = True
+        return data
+
+
+Attribute = Binary | Categorical | Continuous
+
+
+def attribute_from_dict(data: Mapping[str, Any]) -> Attribute:
+    """The attribute that ``to_dict`` wrote.
+
+    Phrases may be a mapping (as users write YAML) or a list of pairs (as ``to_dict`` writes, so that levels which are
+    numbers stay numbers in JSON).
+    """
+    kinds: dict[str, Any] = {"binary": Binary, "categorical": Categorical, "continuous": Continuous}
+    given = dict(data)
+    kind = given.pop("type", None)
+    if kind not in kinds:
+        raise ValueError(f"Attribute {data.get('name')!r} has type {kind!r}; choose from {sorted(kinds)}.")
+    if "levels" in given:
+        given["levels"] = tuple(given["levels"])
+    phrases = given.get("phrases")
+    if kind != "continuous" and phrases is not None:
+        pairs = phrases.items() if isinstance(phrases, Mapping) else phrases
+        given["phrases"] = {level: tuple(p) if isinstance(p, list) else p for level, p in pairs}
+    try:
+        return kinds[kind](**given)
+    except TypeError as error:
+        raise ValueError(f"Attribute {data.get('name')!r}: {error}") from None
