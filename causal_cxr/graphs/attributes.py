@@ -1,5 +1,11 @@
-"""Attributes: the named properties of patient, disease and acquisition that a causal graph is about."""
+"""Attributes: the named properties of patient, disease and acquisition that a causal graph is about.
 
+All have ``phrase``, ``check``, ``coerce``, ``encode``, ``decode`` and ``to_dict``. ``Binary`` and ``Categorical``
+columns are pandas categoricals whose categories are the levels in order; ``Continuous`` columns are float64. Missing
+stays missing.
+"""
+
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +17,18 @@ Value = str | int | float
 Phrases = Mapping[Value, str | tuple[str, ...]]
 
 
-def _wording(phrases: str | tuple[str, ...], phrasing: int) -> str:
-    options = (phrases,) if isinstance(phrases, str) else tuple(phrases)
-    return options[phrasing % len(options)]
+def _wordings(phrases: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
+    return (phrases,) if isinstance(phrases, str) else tuple(phrases)
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise ValueError(f"An attribute needs a printable name, got {name!r}; give a word such as 'view'.")
+
+
+def _plain(value: Any) -> Any:
+    """A numpy scalar as the Python number it is, so that it can be written as JSON."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 @dataclass(frozen=True)
@@ -26,31 +41,37 @@ class _Levelled:
     hidden: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "levels", tuple(self.levels))
-        if not self.name:
-            raise ValueError("An attribute needs a name.")
+        _check_name(self.name)
+        object.__setattr__(self, "levels", tuple(_plain(level) for level in self.levels))
         if len(set(self.levels)) != len(self.levels) or len(self.levels) < 2:
             raise ValueError(f"{self.name!r} has levels {list(self.levels)}; give two or more different ones.")
         unknown = [level for level in self.phrases if level not in self.levels]
         if unknown:
-            raise ValueError(f"{self.name!r} has phrases for {unknown}, which are no levels; levels: {list(self.levels)}.")
+            raise ValueError(f"{self.name!r} has phrases for {unknown}; its levels are {list(self.levels)}.")
+        empty = [level for level, words in self.phrases.items() if not words]
+        if empty:
+            raise ValueError(f"{self.name!r} has no words for {empty}; give a phrase or leave the level out.")
 
     def phrase(self, value: Value, phrasing: int = 0) -> str:
         """The words that name a value; ``phrasing`` picks among paraphrases, round and round."""
-        return _wording(self.phrases.get(self.check(value), f"{self.name} {value}"), phrasing)
+        words = _wordings(self.phrases.get(self.check(value), f"{self.name} {value}"))
+        return words[phrasing % len(words)]
 
     def check(self, value: Any) -> Value:
         """The level equal to ``value``; raises ValueError naming what is allowed."""
-        for level in self.levels:
-            if level == value:
-                return level
+        if pd.api.types.is_scalar(value) and not pd.isna(value):
+            for level in self.levels:
+                if level == value:
+                    return level
         raise ValueError(f"{self.name!r} cannot be {value!r}; choose from {list(self.levels)}.")
 
     def coerce(self, series: pd.Series) -> pd.Series:
         """Typed as pandas categorical with this attribute's levels; missing stays missing, other values raise."""
-        checked = [None if pd.isna(value) else self.check(value) for value in series]
+        # Each distinct value is checked once: tables have many rows and few levels.
+        code = {value: self.levels.index(self.check(value)) for value in series.dropna().unique()}
+        codes = [-1 if pd.isna(value) else code[value] for value in series]
         dtype = pd.CategoricalDtype(list(self.levels))
-        return pd.Series(pd.Categorical(checked, dtype=dtype), index=series.index, name=self.name)
+        return pd.Series(pd.Categorical.from_codes(codes, dtype=dtype), index=series.index, name=self.name)
 
     def encode(self, series: pd.Series) -> np.ndarray:
         """``(n,)`` float64 level codes ``0..k-1``; NaN where missing."""
@@ -115,21 +136,31 @@ class Continuous:
     unit: str
     low: float
     high: float
-    phrases: str | tuple[str, ...] = ()
+    phrases: str | tuple[str, ...] = ()  # templates over ``value``
     hidden: bool = False
 
     def __post_init__(self) -> None:
-        if not self.name:
-            raise ValueError("An attribute needs a name.")
-        if not self.low < self.high:
-            raise ValueError(f"{self.name!r} has low={self.low} and high={self.high}; low must be below high.")
+        _check_name(self.name)
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(
+                f"{self.name!r} has low={self.low} and high={self.high}; give numbers with low below high."
+            )
         if isinstance(self.phrases, list):
             object.__setattr__(self, "phrases", tuple(self.phrases))
+        for template in _wordings(self.phrases):
+            try:
+                template.format(value=float(self.low))
+            except (KeyError, IndexError, ValueError, AttributeError) as error:
+                raise ValueError(
+                    f"{self.name!r} has the phrase {template!r}, which cannot be filled in ({error!r}); "
+                    "write the value as {value:.0f}."
+                ) from None
 
     def phrase(self, value: Value, phrasing: int = 0) -> str:
         """The words that name a value; ``phrasing`` picks among paraphrases, round and round."""
-        template = _wording(self.phrases or f"{self.name} {{value:g}} {self.unit}", phrasing)
-        return template.format(value=self.check(value))
+        number = self.check(value)
+        words = _wordings(self.phrases)
+        return words[phrasing % len(words)].format(value=number) if words else f"{self.name} {number:g} {self.unit}"
 
     def check(self, value: Any) -> float:
         """``value`` as a float within the range; raises ValueError otherwise."""
@@ -138,7 +169,8 @@ class Continuous:
         except (TypeError, ValueError):
             number = float("nan")
         if not self.low <= number <= self.high:
-            raise ValueError(f"{self.name!r} cannot be {value!r}; give a number of {self.unit} in [{self.low:g}, {self.high:g}].")
+            allowed = f"[{self.low:g}, {self.high:g}]"
+            raise ValueError(f"{self.name!r} cannot be {value!r}; give a number of {self.unit} in {allowed}.")
         return number
 
     def coerce(self, series: pd.Series) -> pd.Series:
@@ -159,7 +191,8 @@ class Continuous:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for YAML and JSON; :func:`attribute_from_dict` reads it back."""
-        data: dict[str, Any] = {"name": self.name, "type": "continuous", "unit": self.unit, "low": self.low, "high": self.high}
+        data: dict[str, Any] = {"name": self.name, "type": "continuous", "unit": self.unit}
+        data |= {"low": _plain(self.low), "high": _plain(self.high)}
         if self.phrases:
             data["phrases"] = list(self.phrases) if isinstance(self.phrases, tuple) else self.phrases
         if self.hidden:
@@ -176,11 +209,16 @@ def attribute_from_dict(data: Mapping[str, Any]) -> Attribute:
     Phrases may be a mapping (as users write YAML) or a list of pairs (as ``to_dict`` writes, so that levels which are
     numbers stay numbers in JSON).
     """
+    if not isinstance(data, Mapping):
+        raise ValueError(
+            f"An attribute is written as a mapping, got {data!r}; write {{name: view, type: binary, ...}}."
+        )
     kinds: dict[str, Any] = {"binary": Binary, "categorical": Categorical, "continuous": Continuous}
     given = dict(data)
     kind = given.pop("type", None)
     if kind not in kinds:
         raise ValueError(f"Attribute {data.get('name')!r} has type {kind!r}; choose from {sorted(kinds)}.")
+    given.setdefault("name", None)
     if "levels" in given:
         given["levels"] = tuple(given["levels"])
     phrases = given.get("phrases")

@@ -4,13 +4,16 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 import pandas as pd
 
-from causal_cxr.graphs.attributes import Attribute, Value, attribute_from_dict
+from causal_cxr.graphs import separation
+from causal_cxr.graphs.attributes import Attribute, Value
 
 if TYPE_CHECKING:
     from causal_cxr.graphs.drawing import Drawing
@@ -25,9 +28,13 @@ class CausalGraph:
         attributes: ``Binary``, ``Categorical`` or ``Continuous``; names are unique, ``"image"`` is reserved.
         edges: (cause, effect) pairs. Edges into ``"image"`` say what shows in the image; if there is none, every
             attribute shows.
-        confounded: pairs that share an undeclared common cause (bidirected edges; the graph is then an ADMG).
-        selected_on: attributes that the collection was selected on.
-        tiers: groups of names; nothing in a later tier causes anything in an earlier one.
+        confounded: pairs that share a latent common cause (bidirected edges; the graph is then an ADMG).
+        selected_on: attributes that decided what entered the collection: they share one common effect, on which all
+            data are conditioned.
+        tiers: groups of names; nothing in a later tier causes anything in an earlier one. Names may be left out.
+
+    Two graphs are equal if they declare the same; the order of edges does not count, that of attributes does, since it
+    is the order of a table's columns.
 
     Raises:
         ValueError: cycle, unknown or duplicate name, self-edge, the image as a cause, an edge against the tiers, no
@@ -51,55 +58,76 @@ class CausalGraph:
         listed = tuple(attributes)
         if not listed:
             raise ValueError("A graph needs at least one attribute; pass attributes=[Binary('view', ...), ...].")
-        self.attributes: Mapping[str, Attribute] = {}
+        declared: dict[str, Attribute] = {}
         for attribute in listed:
+            if not isinstance(attribute, Attribute):
+                raise ValueError(
+                    f"{attribute!r} is no attribute; pass Binary(...), Categorical(...) or Continuous(...)."
+                )
             if attribute.name == IMAGE:
                 raise ValueError(f"{IMAGE!r} is the image itself; rename the attribute.")
-            if attribute.name in self.attributes:
+            if attribute.name in declared:
                 raise ValueError(f"Attribute {attribute.name!r} is declared twice; drop one.")
-            self.attributes = {**self.attributes, attribute.name: attribute}
+            declared[attribute.name] = attribute
+        self.attributes: Mapping[str, Attribute] = MappingProxyType(declared)
 
-        graph, shows = nx.DiGraph(), []
+        rank = {name: i for i, name in enumerate(self.attributes)}
+        graph = nx.DiGraph()
         graph.add_nodes_from(self.attributes)
-        for cause, effect in (tuple(edge) for edge in edges):
+        shows: set[str] = set()
+        for cause, effect in (_pair(edge, "edges") for edge in edges):
             if cause == IMAGE:
                 raise ValueError(
-                    f"{effect!r} is declared as a child of the image; attributes cause the image: ({effect!r}, 'image')."
+                    f"{effect!r} is a child of the image; attributes cause the image: ({effect!r}, {IMAGE!r})."
                 )
-            self._known(cause)
-            if effect == IMAGE:
-                shows.append(cause)
-                continue
-            self._known(effect)
+            self.known(cause)
             if cause == effect:
                 raise ValueError(f"{cause!r} has an edge to itself; drop it.")
-            if graph.has_edge(cause, effect):
+            if graph.has_edge(cause, effect) or (effect == IMAGE and cause in shows):
                 raise ValueError(f"Edge {cause} -> {effect} is declared twice; drop one.")
-            graph.add_edge(cause, effect)
+            if effect == IMAGE:
+                shows.add(cause)
+            else:
+                graph.add_edge(cause, self.known(effect))
         if not nx.is_directed_acyclic_graph(graph):
             cycle = [edge[0] for edge in nx.find_cycle(graph)]
             raise ValueError(
-                f"graph has a cycle: {' -> '.join([*cycle, cycle[0]])}; drop one of these edges, or declare the pair in "
-                "confounded=[...] if neither causes the other."
+                f"graph has a cycle: {' -> '.join([*cycle, cycle[0]])}; drop one of these edges, "
+                "or declare the pair in confounded=[...] if neither causes the other."
             )
         self._graph = nx.freeze(graph)
-        self.edges: tuple[tuple[str, str], ...] = tuple(graph.edges)
+        self._shows_declared = bool(shows)
+        self.edges: tuple[tuple[str, str], ...] = tuple(sorted(graph.edges, key=lambda e: (rank[e[0]], rank[e[1]])))
         self.image_parents: tuple[str, ...] = tuple(n for n in self.attributes if n in shows) or tuple(self.attributes)
-        self._image_declared = bool(shows)
-        pairs = []
-        for a, b in (tuple(pair) for pair in confounded):
-            self._known(a), self._known(b)
+
+        pairs: set[tuple[str, str]] = set()
+        for one, other in (_pair(pair, "confounded") for pair in confounded):
+            a, b = self.in_order(self.known(one), self.known(other))
             if a == b:
                 raise ValueError(f"{a!r} is declared as confounded with itself; name two attributes.")
-            pairs.append(tuple(sorted((a, b))))
-        self.confounded: tuple[tuple[str, str], ...] = tuple(dict.fromkeys((a, b) for a, b in pairs))
-        self.selected_on: tuple[str, ...] = tuple(dict.fromkeys(self._known(name) for name in selected_on))
-        self.tiers = None if tiers is None else tuple(tuple(self._known(n) for n in tier) for tier in tiers)
-        if self.tiers is not None:
-            tier_of = {name: i for i, tier in enumerate(self.tiers) for name in tier}
+            if (a, b) in pairs:
+                raise ValueError(f"{a!r} and {b!r} are declared as confounded twice; drop one.")
+            pairs.add((a, b))
+        self.confounded: tuple[tuple[str, str], ...] = tuple(sorted(pairs, key=lambda e: (rank[e[0]], rank[e[1]])))
+
+        selected = {self.known(name) for name in _listed(selected_on, "selected_on")}
+        self.selected_on: tuple[str, ...] = tuple(sorted(selected, key=rank.__getitem__))
+        self.tiers: tuple[tuple[str, ...], ...] | None = None
+        if tiers is not None:
+            groups = [_listed(tier, "a tier") for tier in _listed(tiers, "tiers")]
+            self.tiers = tuple(tuple(sorted(map(self.known, tier), key=rank.__getitem__)) for tier in groups)
+            tier_of: dict[str, int] = {}
+            for i, tier in enumerate(self.tiers):
+                for name in tier:
+                    if name in tier_of:
+                        raise ValueError(f"{name!r} is in tiers {tier_of[name] + 1} and {i + 1}; keep one.")
+                    tier_of[name] = i
             for cause, effect in self.edges:
                 if cause in tier_of and effect in tier_of and tier_of[cause] > tier_of[effect]:
-                    raise ValueError(f"Edge {cause} -> {effect} runs against the tiers; turn it, or move {cause!r} up.")
+                    raise ValueError(
+                        f"Edge {cause} -> {effect} runs against the tiers ({cause!r} is in tier {tier_of[cause] + 1}, "
+                        f"{effect!r} in tier {tier_of[effect] + 1}); turn it round, or move {cause!r} up."
+                    )
 
     # -- structure -----------------------------------------------------------------------------------------------------
     @property
@@ -114,28 +142,28 @@ class CausalGraph:
 
     def parents(self, name: str) -> frozenset[str]:
         """Declared direct causes."""
-        return frozenset(self._graph.predecessors(self._known(name)))
+        return frozenset(self._graph.predecessors(self.known(name)))
 
     def children(self, name: str) -> frozenset[str]:
         """Declared direct effects, the image aside."""
-        return frozenset(self._graph.successors(self._known(name)))
+        return frozenset(self._graph.successors(self.known(name)))
 
     def ancestors(self, name: str) -> frozenset[str]:
         """Declared causes, direct or not."""
-        return frozenset(nx.ancestors(self._graph, self._known(name)))
+        return frozenset(nx.ancestors(self._graph, self.known(name)))
 
     def descendants(self, name: str) -> frozenset[str]:
         """Declared effects, direct or not, the image aside."""
-        return frozenset(nx.descendants(self._graph, self._known(name)))
+        return frozenset(nx.descendants(self._graph, self.known(name)))
 
     def has_directed_path(self, cause: str, effect: str) -> bool:
         """Whether the graph declares a causal path; False for a concept that the graph does not have."""
         return effect in self.attributes and effect in self.descendants(cause)
 
     def district(self, name: str) -> frozenset[str]:
-        """The attribute and all that bidirected edges connect it to."""
+        """The attribute and all that bidirected edges connect it to, directly or by way of others."""
         bidirected = nx.Graph(self.confounded)
-        bidirected.add_node(self._known(name))
+        bidirected.add_node(self.known(name))
         return frozenset(nx.node_connected_component(bidirected, name))
 
     def topological_order(self) -> tuple[str, ...]:
@@ -152,47 +180,62 @@ class CausalGraph:
         ()
         """
         for name, value in values.items():
-            self.attributes[self._known(name)].check(value)
+            self.attributes[self.known(name)].check(value)
         return self._replace(
-            edges=[edge for edge in self._all_edges() if edge[1] not in values],
+            edges=[edge for edge in self.declared_edges if edge[1] not in values],
             confounded=[pair for pair in self.confounded if not set(pair) & set(values)],
         )
 
-    def with_hidden(self, attribute: Attribute, *, parents: Iterable[str] = (), children: Iterable[str] = ()) -> "CausalGraph":
-        """The graph with one more attribute, hidden as a rule, and edges to and from it."""
-        new = [(p, attribute.name) for p in parents] + [(attribute.name, c) for c in children]
-        if self._image_declared:
-            new.append((attribute.name, IMAGE))
-        return self._replace(attributes=[*self.attributes.values(), attribute], edges=[*self._all_edges(), *new])
+    def with_hidden(
+        self, attribute: Attribute, parents: Iterable[str] = (), children: Iterable[str] = ()
+    ) -> "CausalGraph":
+        """The graph with one more attribute that no column names and the image shows; with edges, or without.
 
-    def m_separated(self, x: str, y: str, given: Iterable[str] = ()) -> bool:
-        """Whether ``x`` and ``y`` are independent given ``given`` in every distribution of this ADMG.
-
-        Selection is conditioned on. networkx's d-separation on the DAG with one explicit latent a bidirected edge.
+        >>> from causal_cxr.graphs import Binary
+        >>> graph = CausalGraph([Binary("view", levels=("PA", "AP"))])
+        >>> graph.with_hidden(Binary("pacemaker"), parents=["view"]).hidden
+        ('pacemaker',)
         """
-        condition = {self._known(name) for name in given} | set(self.selected_on)
-        condition -= {self._known(x), self._known(y)}
-        return nx.is_d_separator(self._with_latents, {x}, {y}, condition)
+        hidden = replace(attribute, hidden=True)
+        new = [(parent, hidden.name) for parent in _listed(parents, "parents")]
+        new += [(hidden.name, child) for child in _listed(children, "children")]
+        if self._shows_declared and (hidden.name, IMAGE) not in new:
+            new.append((hidden.name, IMAGE))
+        return self._replace(attributes=[*self.attributes.values(), hidden], edges=[*self.declared_edges, *new])
+
+    def without(self, names: Iterable[str]) -> "CausalGraph":
+        """The graph with these attributes erased, and every edge, tier and selection that names them.
+
+        An erased common cause leaves no bidirected edge behind: declare that in ``confounded`` if it should.
+        """
+        gone = {self.known(name) for name in _listed(names, "names")}
+        edges = [edge for edge in self.declared_edges if not set(edge) & gone]
+        if self._shows_declared and not any(effect == IMAGE for _, effect in edges) and gone < set(self.attributes):
+            raise ValueError(
+                f"Without {sorted(gone)} nothing shows in the image; keep one of {list(self.image_parents)}."
+            )
+        return self._replace(
+            attributes=[attribute for name, attribute in self.attributes.items() if name not in gone],
+            edges=edges,
+            confounded=[pair for pair in self.confounded if not set(pair) & gone],
+            selected_on=[name for name in self.selected_on if name not in gone],
+            tiers=None if self.tiers is None else [[n for n in tier if n not in gone] for tier in self.tiers],
+        )
+
+    # -- separation and identification ---------------------------------------------------------------------------------
+    def m_separated(self, x: str, y: str, given: Iterable[str] = ()) -> bool:
+        """See :func:`causal_cxr.graphs.separation.m_separated`."""
+        return separation.m_separated(self, x, y, _listed(given, "given"))
 
     def implied_independences(self) -> list[tuple[str, str, frozenset[str]]]:
-        """(x, y, given) statements that data could refute: for each non-adjacent pair its parents, where they separate."""
-        statements = []
-        order = self.topological_order()
-        for i, x in enumerate(order):
-            for y in order[i + 1 :]:
-                given = (self.parents(x) | self.parents(y)) - {x, y}
-                if not self._graph.has_edge(x, y) and self.m_separated(x, y, given):
-                    statements.append((x, y, given))
-        return statements
+        """See :func:`causal_cxr.graphs.separation.implied_independences`."""
+        return separation.implied_independences(self)
 
     def adjustment_set(self, treatment: str, outcome: str | None = None) -> frozenset[str] | None:
-        """What to adjust for to read the effect of ``treatment`` off unedited images; ``None`` if not identifiable.
+        """See :func:`causal_cxr.graphs.identification.adjustment_set`; no outcome: a concept outside the graph."""
+        from causal_cxr.graphs import identification
 
-        See :func:`causal_cxr.graphs.identification.adjustment_set`.
-        """
-        from causal_cxr.graphs.identification import adjustment_set
-
-        return adjustment_set(self, self._known(treatment), outcome)
+        return identification.adjustment_set(self, treatment, outcome)
 
     # -- tables --------------------------------------------------------------------------------------------------------
     def coerce(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -204,26 +247,41 @@ class CausalGraph:
         absent = [name for name in self.labelled if name not in table.columns]
         if absent:
             raise ValueError(f"The table has no column for {absent}; it has {list(table.columns)}.")
-        return pd.DataFrame({name: self.attributes[name].coerce(table[name]) for name in self.labelled}, index=table.index)
+        return pd.DataFrame(
+            {name: self.attributes[name].coerce(table[name]) for name in self.labelled}, index=table.index
+        )
 
     # -- exchange ------------------------------------------------------------------------------------------------------
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: the ``graph:`` block of audit specifications and world files."""
-        data: dict[str, Any] = {
-            "attributes": [attribute.to_dict() for attribute in self.attributes.values()],
-            "edges": [list(edge) for edge in self._all_edges()],
-        }
-        if self.confounded:
-            data["confounded"] = [list(pair) for pair in self.confounded]
-        if self.selected_on:
-            data["selected_on"] = list(self.selected_on)
-        if self.tiers is not None:
-            data["tiers"] = [list(tier) for tier in self.tiers]
-        return data
+        """Plain data (JSON can hold it): the ``graph:`` block of audit specifications and world files."""
+        from causal_cxr.graphs import exchange
+
+        return exchange.to_dict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "CausalGraph":
-        """The graph of a ``graph:`` block.
+        """The graph of a ``graph:`` block, which is the same in audit specifications and in world files.
+
+        In YAML; all keys but ``attributes`` may be left out::
+
+            graph:
+              attributes:
+                - {name: age, type: continuous, unit: years, low: 18, high: 100, phrases: "{value:.0f}-year-old"}
+                - name: view
+                  type: binary              # two levels; effects run from the first to the second
+                  levels: [PA, AP]          # 0 and 1 unless given
+                  phrases: {PA: upright PA view, AP: [portable AP view, bedside AP view]}   # several: paraphrases
+                - {name: race, type: categorical, levels: [white, black, asian], reference: white}
+                - {name: pacemaker, type: binary, hidden: true}   # no column has it
+              edges:                        # [cause, effect]
+                - [age, view]
+                - [view, image]             # what shows in the image; if no edge says so, everything does
+              confounded: [[race, view]]    # pairs with a latent common cause
+              selected_on: [view]           # what decided which images were collected
+              tiers: [[age, race], [view]]  # nothing causes what stands in an earlier tier
+
+        Raises:
+            ValueError: unknown keys, and all that :class:`CausalGraph` refuses.
 
         >>> graph = CausalGraph.from_dict({
         ...     "attributes": [{"name": "age", "type": "continuous", "unit": "years", "low": 18, "high": 100},
@@ -232,104 +290,96 @@ class CausalGraph:
         >>> graph.image_parents
         ('view',)
         """
-        unknown = set(data) - {"attributes", "edges", "confounded", "selected_on", "tiers"}
-        if unknown:
-            raise ValueError(f"graph has unknown keys {sorted(unknown)}; see CausalGraph.from_dict.")
-        return cls([attribute_from_dict(a) for a in data.get("attributes", ())], **{k: v for k, v in data.items() if k != "attributes"})
+        from causal_cxr.graphs import exchange
+
+        return exchange.from_dict(data)
 
     def to_yaml(self) -> str:
-        """YAML text of :meth:`to_dict`."""
-        import io
+        """See :func:`causal_cxr.graphs.exchange.to_yaml`."""
+        from causal_cxr.graphs import exchange
 
-        from ruamel.yaml import YAML
-
-        stream = io.StringIO()
-        YAML(typ="safe").dump(self.to_dict(), stream)
-        return stream.getvalue()
+        return exchange.to_yaml(self)
 
     @classmethod
     def from_yaml(cls, text: str) -> "CausalGraph":
-        """Inverse of :meth:`to_yaml`."""
-        from ruamel.yaml import YAML
+        """See :func:`causal_cxr.graphs.exchange.from_yaml`."""
+        from causal_cxr.graphs import exchange
 
-        return cls.from_dict(YAML(typ="safe").load(text))
+        return exchange.from_yaml(text)
 
     def to_networkx(self) -> nx.DiGraph:
-        """A copy with the image as a node; attributes as node data, everything else as graph data (JSON text)."""
-        graph = nx.DiGraph(declaration=json.dumps(self.to_dict()))
-        for name, attribute in self.attributes.items():
-            graph.add_node(name, kind=type(attribute).__name__, hidden=attribute.hidden)
-        graph.add_node(IMAGE, kind="Image", hidden=False)
-        graph.add_edges_from(self.edges, kind="directed")
-        graph.add_edges_from(((name, IMAGE) for name in self.image_parents), kind="shows")
-        return graph
+        """See :func:`causal_cxr.graphs.exchange.to_networkx`."""
+        from causal_cxr.graphs import exchange
+
+        return exchange.to_networkx(self)
 
     @classmethod
-    def from_networkx(cls, graph: nx.DiGraph) -> "CausalGraph":
-        """Inverse of :meth:`to_networkx`; edges and nodes that were added since are refused, not dropped."""
-        declaration = graph.graph.get("declaration")
-        if declaration is None:
-            raise ValueError("This networkx graph has no 'declaration'; build it with CausalGraph.to_networkx().")
-        restored = cls.from_dict(json.loads(declaration))
-        if set(restored.to_networkx().edges) != set(graph.edges):
-            raise ValueError("The networkx graph's edges differ from its declaration; declare them in CausalGraph(...).")
-        return restored
+    def from_networkx(cls, graph: nx.DiGraph, attributes: Iterable[Attribute] | None = None) -> "CausalGraph":
+        """See :func:`causal_cxr.graphs.exchange.from_networkx`."""
+        from causal_cxr.graphs import exchange
+
+        return exchange.from_networkx(graph, attributes)
 
     def to_graphml(self) -> str:
-        """GraphML text; the declaration travels as graph data, so the round trip is exact."""
-        return "\n".join(nx.generate_graphml(self.to_networkx(), named_key_ids=True))
+        """See :func:`causal_cxr.graphs.exchange.to_graphml`."""
+        from causal_cxr.graphs import exchange
+
+        return exchange.to_graphml(self)
 
     @classmethod
-    def from_graphml(cls, text: str) -> "CausalGraph":
-        """Inverse of :meth:`to_graphml`."""
-        return cls.from_networkx(nx.parse_graphml(text))
+    def from_graphml(cls, text: str, attributes: Iterable[Attribute] | None = None) -> "CausalGraph":
+        """See :func:`causal_cxr.graphs.exchange.from_graphml`."""
+        from causal_cxr.graphs import exchange
+
+        return exchange.from_graphml(text, attributes)
 
     def to_dot(self) -> str:
-        """Graphviz text; the declaration travels as a graph attribute, so the round trip is exact."""
-        graph = nx.nx_agraph.to_agraph(self.to_networkx())
-        for a, b in self.confounded:
-            graph.add_edge(a, b, key=f"{a}--{b}", dir="both", style="dashed")
-        return str(graph.to_string())
+        """See :func:`causal_cxr.graphs.exchange.to_dot`."""
+        from causal_cxr.graphs import exchange
+
+        return exchange.to_dot(self)
 
     @classmethod
-    def from_dot(cls, text: str) -> "CausalGraph":
-        """Inverse of :meth:`to_dot`."""
-        import pygraphviz
+    def from_dot(cls, text: str, attributes: Iterable[Attribute] | None = None) -> "CausalGraph":
+        """See :func:`causal_cxr.graphs.exchange.from_dot`."""
+        from causal_cxr.graphs import exchange
 
-        declaration = pygraphviz.AGraph(text).graph_attr["declaration"]
-        if not declaration:
-            raise ValueError("This DOT text has no 'declaration'; write it with CausalGraph.to_dot().")
-        return cls.from_dict(json.loads(declaration))
+        return exchange.from_dot(text, attributes)
 
     def to_dowhy(self) -> nx.DiGraph:
-        """The DAG that DoWhy takes: a networkx graph with one node marked ``observed="no"`` a bidirected edge."""
-        graph = nx.DiGraph(self._with_latents)
-        latents = set(graph) - set(self.attributes)
-        nx.set_node_attributes(graph, {n: "no" if n in latents else "yes" for n in graph}, "observed")
-        return graph
+        """See :func:`causal_cxr.graphs.exchange.to_dowhy`."""
+        from causal_cxr.graphs import exchange
+
+        return exchange.to_dowhy(self)
+
+    @classmethod
+    def from_dowhy(cls, model: Any, attributes: Iterable[Attribute] | None = None) -> "CausalGraph":
+        """See :func:`causal_cxr.graphs.exchange.from_dowhy`."""
+        from causal_cxr.graphs import exchange
+
+        return exchange.from_dowhy(model, attributes)
 
     def to_background_knowledge(self) -> Any:
-        """causal-learn ``BackgroundKnowledge``: declared edges required, their reverses and later tiers' causes forbidden."""
-        from causallearn.graph.GraphNode import GraphNode
-        from causallearn.utils.PCUtils.BackgroundKnowledge import BackgroundKnowledge
+        """See :func:`causal_cxr.graphs.exchange.to_background_knowledge`."""
+        from causal_cxr.graphs import exchange
 
-        knowledge, nodes = BackgroundKnowledge(), {name: GraphNode(name) for name in self.attributes}
-        for cause, effect in self.edges:
-            knowledge.add_required_by_node(nodes[cause], nodes[effect])
-            knowledge.add_forbidden_by_node(nodes[effect], nodes[cause])
-        for i, tier in enumerate(self.tiers or ()):
-            for name in tier:
-                knowledge.add_node_to_tier(nodes[name], i)
-        return knowledge
+        return exchange.to_background_knowledge(self)
 
-    def draw(self, revealed: Sequence[tuple[str, str, str]] = ()) -> "Drawing":
-        """A picture; ``revealed`` are (attribute, concept, label) adjacencies to draw as ``A o-o U`` beside the declared edges."""
-        from causal_cxr.graphs.drawing import draw
+    @classmethod
+    def from_background_knowledge(cls, knowledge: Any, attributes: Iterable[Attribute]) -> "CausalGraph":
+        """See :func:`causal_cxr.graphs.exchange.from_background_knowledge`."""
+        from causal_cxr.graphs import exchange
 
-        return draw(self, revealed)
+        return exchange.from_background_knowledge(knowledge, attributes)
+
+    def draw(self, revealed: Iterable[tuple[str, str, str]] = ()) -> "Drawing":
+        """See :func:`causal_cxr.graphs.drawing.draw`; ``revealed`` are (attribute, concept, label) adjacencies."""
+        from causal_cxr.graphs import drawing
+
+        return drawing.draw(self, revealed)
 
     def _repr_html_(self) -> str:
-        return self.draw().svg
+        return self.draw()._repr_html_()
 
     # -- identity ------------------------------------------------------------------------------------------------------
     @cached_property
@@ -347,26 +397,46 @@ class CausalGraph:
         arrows = ", ".join(f"{a} -> {b}" for a, b in self.edges)
         return f"CausalGraph({len(self.attributes)} attributes: {', '.join(self.attributes)}; {arrows or 'no edges'})"
 
-    def _known(self, name: str) -> str:
+    def known(self, name: str) -> str:
+        """``name``, if the graph has it; else ValueError, which suggests the nearest name."""
         if name in self.attributes:
             return name
         near = difflib.get_close_matches(str(name), self.attributes, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "add it to CausalGraph(attributes=[...])."
-        raise ValueError(f"Unknown attribute {name!r}; the graph has {list(self.attributes)}; {hint}")
+        mend = f"did you mean {near[0]!r}?" if near else "add it to CausalGraph(attributes=[...]) or correct the name."
+        raise ValueError(f"Unknown attribute {name!r}; the graph has {list(self.attributes)}; {mend}")
 
-    def _all_edges(self) -> list[tuple[str, str]]:
-        shows = [(name, IMAGE) for name in self.image_parents] if self._image_declared else []
-        return [*self.edges, *shows]
+    def in_order(self, a: str, b: str) -> tuple[str, str]:
+        """The two names in the order of declaration."""
+        names = list(self.attributes)
+        return (a, b) if names.index(a) <= names.index(b) else (b, a)
+
+    @property
+    def declared_edges(self) -> tuple[tuple[str, str], ...]:
+        """All directed edges as declared, those into ``"image"`` included (none if everything shows by default)."""
+        shows = tuple((name, IMAGE) for name in self.image_parents) if self._shows_declared else ()
+        return (*self.edges, *shows)
 
     def _replace(self, **changes: Any) -> "CausalGraph":
-        content = {"attributes": list(self.attributes.values()), "edges": self._all_edges(), "confounded": self.confounded,
-                   "selected_on": self.selected_on, "tiers": self.tiers}  # fmt: skip
+        content: dict[str, Any] = {
+            "attributes": self.attributes.values(),
+            "edges": self.declared_edges,
+            "confounded": self.confounded,
+            "selected_on": self.selected_on,
+            "tiers": self.tiers,
+        }
         return CausalGraph(**{**content, **changes})
 
-    @cached_property
-    def _with_latents(self) -> nx.DiGraph:
-        graph = nx.DiGraph(self._graph)
-        for a, b in self.confounded:
-            latent = f"latent({a},{b})"
-            graph.add_edges_from([(latent, a), (latent, b)])
-        return graph
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CausalGraph.from_dict, (self.to_dict(),)
+
+
+def _listed(names: Iterable[Any], what: str) -> list[Any]:
+    if isinstance(names, str):
+        raise ValueError(f"{what} is the text {names!r}; give a list: [{names!r}].")
+    return list(names)
+
+
+def _pair(edge: Sequence[str], what: str) -> tuple[str, str]:
+    if isinstance(edge, str) or len(edge) != 2:
+        raise ValueError(f"{what} has {edge!r}; write each as a pair of names, such as ('age', 'view').")
+    return edge[0], edge[1]

@@ -1,5 +1,5 @@
-from .captions import build_tokenizer, captions
+from .captions import captions
 from .editor import DiffusionEditor
 from .fit import fit_diffusion
 
-__all__ = ["DiffusionEditor", "build_tokenizer", "captions", "fit_diffusion"]
+__all__ = ["DiffusionEditor", "captions", "fit_diffusion"]

@@ -23,26 +23,3 @@ def captions(table: pd.DataFrame, attributes: Mapping[str, Attribute], phrasing:
         for name, attribute in present.items()
     ]
     return [TEMPLATE.format(" , ".join(p for p in phrases if p)) for phrases in zip(*columns, strict=True)]
-
-
-def build_tokenizer(corpus: list[str], max_length: int = 48) -> "CLIPTokenizer":  # noqa: F821
-    """A CLIP tokenizer (lower-cased BPE with word ends) of at most 2,000 tokens, learnt from captions."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-    from transformers import CLIPTokenizer
-
-    raw = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
-    raw.normalizer = normalizers.Lowercase()
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = ["<|startoftext|>", "<|endoftext|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=2_000, special_tokens=special, end_of_word_suffix="</w>", show_progress=False,
-        initial_alphabet=list("abcdefghijklmnopqrstuvwxyz0123456789-,."),
-    )  # fmt: skip
-    raw.train_from_iterator(corpus, trainer)
-    import json
-
-    learnt = json.loads(raw.to_str())["model"]
-    return CLIPTokenizer(
-        vocab=learnt["vocab"], merges=[tuple(pair) for pair in learnt["merges"]], model_max_length=max_length,
-        pad_token="<|endoftext|>",
-    )  # fmt: skip

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from causal_cxr.data.dataset import Dataset
-from causal_cxr.editors.diffusion.captions import build_tokenizer, captions
+from causal_cxr.data.tokenizer import build_tokenizer
+from causal_cxr.editors.diffusion.captions import captions
 from causal_cxr.editors.diffusion.editor import DiffusionEditor
 from causal_cxr.editors.diffusion.flow import UNSHUFFLE, to_latent
 from causal_cxr.graphs import Attribute

@@ -1,0 +1,28 @@
+"""A small CLIP tokenizer learnt from a dataset's own texts."""
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+
+def build_tokenizer(corpus: list[str], max_length: int = 48) -> "CLIPTokenizer":
+    """A CLIP tokenizer (lower-cased BPE with word ends) of at most 2,000 tokens, learnt from captions."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    raw = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    raw.normalizer = normalizers.Lowercase()
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=2_000, special_tokens=special, end_of_word_suffix="</w>", show_progress=False,
+        initial_alphabet=list("abcdefghijklmnopqrstuvwxyz0123456789-,."),
+    )  # fmt: skip
+    raw.train_from_iterator(corpus, trainer)
+    learnt = json.loads(raw.to_str())["model"]
+    return CLIPTokenizer(
+        vocab=learnt["vocab"], merges=[tuple(pair) for pair in learnt["merges"]], model_max_length=max_length,
+        pad_token="<|endoftext|>",
+    )  # fmt: skip

@@ -1,0 +1,5 @@
+from .diffusion import DiffusionEditor
+from .editor import Abduction, Edit, Editor
+from .oracle import OracleEditor
+
+__all__ = ["Abduction", "DiffusionEditor", "Edit", "Editor", "OracleEditor"]

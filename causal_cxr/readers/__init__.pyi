@@ -1,0 +1,7 @@
+from .clip import CLIPReader
+from .concepts import Concept, load_concepts
+from .fit_clip import train_clip
+from .quality import ReaderQuality, assess
+from .reader import Reader
+
+__all__ = ["CLIPReader", "Concept", "Reader", "ReaderQuality", "assess", "load_concepts", "train_clip"]
