@@ -82,7 +82,7 @@ def draw(graph: "CausalGraph", revealed: Iterable[tuple[str, str, str]] = ()) ->
         titles[node] = f"{name}: {kind}" + (", selected on" if name in graph.selected_on else "")
     for concept in concepts:
         node = concept_nodes[concept]
-        lines.append(f'{node} [label={label(concept)}, style=dashed, {_coloured(_ACCENT)}];')
+        lines.append(f"{node} [label={label(concept)}, style=dashed, {_coloured(_ACCENT)}];")
         titles[node] = f"{concept}: hidden attribute, not in the declared graph"
 
     edges: list[tuple[str, str, str, str]] = []  # (from, to, Graphviz attributes, words)

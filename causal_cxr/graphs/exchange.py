@@ -1,8 +1,8 @@
 """Causal graphs in other people's formats.
 
 networkx, GraphML, DOT and DoWhy graphs carry the whole declaration as one graph attribute (JSON text), beside nodes
-and edges that other tools can read: the round trip is exact. Files written elsewhere have no declaration; their readers take
-``attributes=`` and keep what the format can say. causal-learn's background knowledge carries edges and tiers only.
+and edges that other tools can read: the round trip is exact. Files written elsewhere have no declaration; their readers
+take ``attributes=`` and keep what the format can say. causal-learn's background knowledge carries edges and tiers only.
 """
 
 import io
@@ -71,7 +71,7 @@ def from_yaml(text: str) -> CausalGraph:
 def to_networkx(graph: CausalGraph) -> nx.DiGraph:
     """A copy as a DiGraph, the image included.
 
-    Nodes carry ``kind``, ``hidden``, ``selected`` and, if declared, ``tier``; edges ``kind`` (``directed`` or ``shows``).
+    Nodes carry ``kind``, ``hidden``, ``selected`` and perhaps ``tier``; edges a ``kind``: ``directed`` or ``shows``.
     """
     copy = nx.DiGraph(declaration=_declaration(graph))
     tier_of = {name: i for i, tier in enumerate(graph.tiers or ()) for name in tier}
@@ -238,17 +238,8 @@ def _unescape(text: str) -> str:
 
 def _declaration(graph: CausalGraph) -> str:
     """JSON in ASCII whose only backslashes are those of ``\\uXXXX``: what XML and DOT leave as it is."""
-    escapes = {  # fmt: skip
-        
-        '"': "\\u0022",
-        "\\": "\\u005c",
-        "n": "\\u000a",
-        "r": "\\u000d",
-        "t": "\\u0009",
-        "b": "\\u0008",
-        "f": "\\u000c",
-    }
-    return re.sub(r'\\(["\\nrtbf])', lambda match: escapes[match[1]], json.dumps(to_dict(graph)))
+    escapes = {"n": "000a", "r": "000d", "t": "0009", "b": "0008", "f": "000c", '"': "0022", "\\": "005c"}
+    return re.sub(r'\\(["\\nrtbf])', lambda match: "\\u" + escapes[match[1]], json.dumps(to_dict(graph)))
 
 
 def _restore(

@@ -68,7 +68,7 @@ class Contrast:
             values: ``(n,)`` factual values.
 
         Returns:
-            typed new values (missing where not applicable) and ``(n,)`` int8 orientation: +1 from reference to level
+            typed new values (as they were where not applicable) and ``(n,)`` int8 orientation: +1 from reference to level
             (or by the shift), -1 the other way, 0 not applicable (missing; another level; a shift that leaves the
             observed support, the range of ``values``, either way).
 
@@ -87,11 +87,11 @@ class Contrast:
             low, high = (known.min(), known.max()) if len(known) else (np.nan, np.nan)
             ahead, back = codes + shift, codes - shift
             sign = np.where((ahead >= low) & (ahead <= high), 1, np.where((back >= low) & (back <= high), -1, 0))
-            moved = np.where(sign == 0, np.nan, codes + sign * shift)
+            moved = codes + sign * shift
         else:
             level, reference = (attribute.levels.index(attribute.check(v)) for v in (self.level, self.reference))
             sign = np.where(codes == reference, 1, np.where(codes == level, -1, 0))
-            moved = np.where(sign == 1, level, np.where(sign == -1, reference, np.nan))
+            moved = np.where(sign == 1, level, np.where(sign == -1, reference, codes))
         new = attribute.decode(moved)
         new.index = values.index
         return new, sign.astype(np.int8)

@@ -17,7 +17,7 @@ SELECTION = ("selection",)
 
 
 def explicit_dag(graph: "CausalGraph") -> nx.DiGraph:
-    """The DAG over attributes, one ``("latent", a, b)`` a bidirected edge, and ``SELECTION`` if anything is selected on."""
+    """The DAG over attributes, one ``("latent", a, b)`` a bidirected edge, and ``SELECTION`` if there is any."""
     dag = nx.DiGraph()
     dag.add_nodes_from(graph.attributes)
     dag.add_edges_from(graph.edges)
@@ -64,6 +64,6 @@ def implied_independences(graph: "CausalGraph") -> list[tuple[str, str, frozense
 
 
 def minimal_separator(dag: nx.DiGraph, x: str, y: str, allowed: set, always: set) -> frozenset[str] | None:
-    """A minimal set within ``allowed`` that separates ``x`` from ``y`` together with ``always``; ``None`` if none does."""
+    """A minimal set within ``allowed`` that, with ``always``, separates ``x`` from ``y``; ``None`` if none does."""
     found = nx.find_minimal_d_separator(dag, x, y, included=always, restricted=allowed | always)
     return None if found is None else frozenset(found - always)
