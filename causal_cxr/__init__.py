@@ -1,1 +1,5 @@
 """Causal discovery and bias audit for chest X-ray datasets and models."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -128,6 +128,12 @@ class CausalGraph:
                         f"Edge {cause} -> {effect} runs against the tiers ({cause!r} is in tier {tier_of[cause] + 1}, "
                         f"{effect!r} in tier {tier_of[effect] + 1}); turn it round, or move {cause!r} up."
                     )
+        self._sealed = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_sealed" in self.__dict__:
+            raise AttributeError(f"A CausalGraph is immutable: cannot set {name!r}; build a new one.")
+        super().__setattr__(name, value)
 
     # -- structure -----------------------------------------------------------------------------------------------------
     @property

@@ -68,8 +68,8 @@ class Contrast:
             values: ``(n,)`` factual values.
 
         Returns:
-            typed new values (as they were where not applicable) and ``(n,)`` int8 orientation: +1 from reference to level
-            (or by the shift), -1 the other way, 0 not applicable (missing; another level; a shift that leaves the
+            typed new values (as they were where not applicable) and ``(n,)`` int8 orientation: +1 from reference to
+            level (or by the shift), -1 the other way, 0 not applicable (missing; another level; a shift that leaves the
             observed support, the range of ``values``, either way).
 
         Raises:

@@ -1,0 +1,351 @@
+"""The cheap half of an audit: the measurement table and the graph in, edges out. Pure and repeatable."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from causal_cxr.audits.effects import (
+    NOTHING,
+    Effect,
+    benjamini_yekutieli,
+    covariate_columns,
+    design_matrix,
+    g_computation,
+    paired_effect,
+)
+from causal_cxr.audits.verdicts import MEANING, TABLE, conjunction_p
+from causal_cxr.graphs import CausalGraph, Continuous, Contrast
+from causal_cxr.readers.concepts import Concept
+from causal_cxr.readers.quality import ReaderQuality
+
+SIDES = ("editor", "adjusted", "marginal")
+BLIND_SLOPE = 0.3  #: a reader whose slope may lie below this cannot say "no"
+EFFECTIVE_RATIO = 0.3  #: an editor must move A's own reader by this share of what real images differ by
+RARE = 0.2  #: below this prevalence delta is half the prevalence
+OVERLAP_SHARE, OVERLAP_LOW = 0.05, 0.02  #: at most this share of edited images may have a propensity beyond
+FOLLOW_SHARE = 0.5  #: a reader may follow A by this share of delta
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Edges and the editor's limits, as frames (columns: see :func:`analyse`)."""
+
+    edges: pd.DataFrame
+    effectiveness: pd.DataFrame
+    leak: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class _Observed:
+    """Estimates from unedited images for one contrast: by column name, side -> effect; or why there is none."""
+
+    adjustment: frozenset[str] | None
+    overlap: bool
+    adjusted: Mapping[str, Effect]
+    marginal: Mapping[str, Effect]
+
+
+def analyse(
+    measurements: pd.DataFrame,
+    attributes: pd.DataFrame,
+    graph: CausalGraph,
+    contrasts: Sequence[Contrast],
+    concepts: Mapping[str, Sequence[Concept]],
+    quality: Mapping[str, ReaderQuality],
+    *,
+    alpha: float = 0.05,
+    smallest_effect: float = 0.10,
+) -> Analysis:
+    """Effects, gates, tests, verdicts.
+
+    Args:
+        measurements: as :mod:`causal_cxr.audits.measure` writes them.
+        attributes: the dataset's labelled table, index = its rows.
+        graph: the declared one.
+        contrasts: as measured.
+        concepts, quality: by reader name.
+        alpha: of every test, and of the false-discovery rate of each verdict kind.
+        smallest_effect: delta, a risk difference.
+
+    Returns:
+        ``edges``: one row an editor x contrast x reader x concept outside the graph, with the three estimates (editor,
+        adjusted, marginal; direct where labelled mediators exist), their calls, the verdict, its q and a sentence.
+    """
+    factual = measurements[(measurements["kind"] == "factual") & measurements["accepted"]].set_index("row").sort_index()
+    columns = [f"{reader}/{concept.name}" for reader, group in concepts.items() for concept in group]
+    table = graph.coerce(attributes)
+    edited = np.sort(measurements.loc[measurements["kind"] == "null", "row"].unique())
+    observed = {c.name: _observe(graph, table, factual, columns, c, edited) for c in contrasts}
+
+    rows, effectiveness, leak = [], [], []
+    for editor in sorted(measurements.loc[measurements["kind"] == "null", "editor"].unique()):
+        mine = measurements[measurements["editor"] == editor]
+        null = mine[mine["kind"] == "null"].set_index("row")
+        for contrast in contrasts:
+            paired = {kind: _paired(mine, null, contrast, kind, columns) for kind in ("total", "direct")}
+            seen = observed[contrast.name]
+            effective, own = _effectiveness(editor, contrast, concepts, paired["total"], seen)
+            effectiveness += own
+            leak += _leak(editor, contrast, concepts, quality, paired["total"])
+            for reader, group in concepts.items():
+                for concept in group:
+                    if concept.attribute is None:
+                        rows.append(_cell(editor, contrast, reader, concept, quality[reader], paired, seen, factual,
+                                          effective, graph, alpha, smallest_effect))  # fmt: skip
+    edges = _decide(pd.DataFrame(rows), alpha)
+    return Analysis(
+        edges,
+        pd.DataFrame(effectiveness, columns=["editor", "contrast", "attribute", "concept", "reader", "effect", "expected",
+                                             "ratio", "low", "high", "n"]),
+        pd.DataFrame(leak, columns=["editor", "contrast", "attribute", "concept", "target", "effect", "low", "high"]),
+    )  # fmt: skip
+
+
+def _paired(mine: pd.DataFrame, null: pd.DataFrame, contrast: Contrast, kind: str, columns: list[str]) -> pd.DataFrame | None:
+    """Oriented differences edited minus matched null, with ``patient`` and ``orientation``; ``None`` if not measured."""
+    edits = mine[(mine["kind"] == kind) & (mine["contrast"] == contrast.name) & (mine["orientation"] != 0) & mine["accepted"]]
+    edits = edits[edits["row"].isin(null.index[null["accepted"]])]
+    if edits.empty:
+        return None
+    sign = edits["orientation"].to_numpy(dtype=float)[:, None]
+    values = edits[columns].to_numpy(dtype=float) - null.loc[edits["row"], columns].to_numpy(dtype=float)
+    frame = pd.DataFrame(values * sign, columns=columns, index=edits["row"].to_numpy())
+    return frame.assign(patient=edits["patient"].to_numpy(), orientation=edits["orientation"].to_numpy())
+
+
+def _observe(
+    graph: CausalGraph, table: pd.DataFrame, factual: pd.DataFrame, columns: list[str], contrast: Contrast, edited: np.ndarray
+) -> _Observed:
+    """Adjusted and marginal effects in unedited images, standardised to the edited ones."""
+    attribute = graph.attributes[contrast.attribute]
+    adjustment = graph.adjustment_set(contrast.attribute)
+    known = table.loc[factual.index]
+    codes = attribute.encode(known[contrast.attribute])
+    continuous = isinstance(attribute, Continuous)
+    if continuous:
+        assert contrast.shift
+        treatment = (codes - np.nanmean(codes)) / contrast.shift
+        keep = ~np.isnan(codes)
+    else:
+        level, reference = (attribute.levels.index(attribute.check(v)) for v in (contrast.level, contrast.reference))
+        treatment = (codes == level).astype(float)
+        keep = (codes == level) | (codes == reference)
+    for name in adjustment or ():
+        keep &= known[name].notna().to_numpy()
+    scores, patients = factual.loc[keep, columns].to_numpy(dtype=float), factual.loc[keep, "patient"].to_numpy()
+    treatment, known = treatment[keep], known[keep]
+    standard = known.index.isin(edited)
+    if not standard.any() or len(np.unique(treatment)) < 2:
+        nothing = dict.fromkeys(columns, NOTHING)
+        return _Observed(adjustment, False, nothing, nothing)
+
+    def estimate(names: frozenset[str]) -> Mapping[str, Effect]:
+        covariates: dict[str, np.ndarray] = {}
+        for name in sorted(names):
+            covariates |= covariate_columns(known[name], graph.attributes[name].encode(known[name]))
+        design = design_matrix(treatment, covariates, continuous)
+        at = {name: column[standard] for name, column in covariates.items()}
+        if continuous:
+            high, low = _shifted(treatment)
+            low, high = low[standard], high[standard]
+        else:
+            low, high = np.zeros(int(standard.sum())), np.ones(int(standard.sum()))
+        effects = g_computation(scores, patients, design, design_matrix(low, at, continuous), design_matrix(high, at, continuous))
+        return dict(zip(columns, effects, strict=True))
+
+    marginal = estimate(frozenset())
+    if adjustment is None:
+        return _Observed(None, False, dict.fromkeys(columns, NOTHING), marginal)
+    overlap = continuous or _overlaps(graph, known, treatment, adjustment, standard)
+    adjusted = estimate(adjustment) if overlap else dict.fromkeys(columns, NOTHING)
+    return _Observed(adjustment, overlap, adjusted, marginal)
+
+
+def _shifted(treatment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """a1 and a0 of a unit shift inside the observed support: up where that stays inside, else from below."""
+    up = treatment + 1 <= treatment.max()
+    return np.where(up, treatment + 1, treatment), np.where(up, treatment, treatment - 1)
+
+
+def _overlaps(
+    graph: CausalGraph, known: pd.DataFrame, treatment: np.ndarray, adjustment: frozenset[str], standard: np.ndarray
+) -> bool:
+    """Whether nearly every edited image could have had either level, by a logistic propensity."""
+    if not adjustment:
+        return True
+    from sklearn.linear_model import LogisticRegression
+
+    covariates: dict[str, np.ndarray] = {}
+    for name in sorted(adjustment):
+        covariates |= covariate_columns(known[name], graph.attributes[name].encode(known[name]))
+    X = np.column_stack(list(covariates.values()))
+    propensity = LogisticRegression(C=10.0, max_iter=1000).fit(X, treatment).predict_proba(X)[standard, 1]
+    beyond = (propensity < OVERLAP_LOW) | (propensity > 1 - OVERLAP_LOW)
+    return bool(beyond.mean() <= OVERLAP_SHARE)
+
+
+def _effectiveness(
+    editor: str, contrast: Contrast, concepts: Mapping[str, Sequence[Concept]], paired: pd.DataFrame | None, seen: _Observed
+) -> tuple[bool | None, list[list[Any]]]:
+    """Whether A's own reader separates edited images as it separates real ones; ``None`` without such a reader."""
+    rows, ratios = [], []
+    for reader, group in concepts.items():
+        for concept in group:
+            if concept.attribute != contrast.attribute or paired is None:
+                continue
+            column = f"{reader}/{concept.name}"
+            effect = paired_effect(paired[column].to_numpy(), paired["patient"].to_numpy())
+            expected = seen.marginal[column].value
+            if not abs(expected) > 1e-3:
+                continue
+            low, high = sorted(bound / expected for bound in effect.interval())
+            ratios.append(effect.value / expected)
+            rows.append([editor, contrast.name, contrast.attribute, concept.name, reader, effect.value, expected,
+                         effect.value / expected, low, high, effect.n])  # fmt: skip
+    return (max(ratios) >= EFFECTIVE_RATIO if ratios else None), rows
+
+
+def _leak(
+    editor: str, contrast: Contrast, concepts: Mapping[str, Sequence[Concept]], quality: Mapping[str, ReaderQuality],
+    paired: pd.DataFrame | None,
+) -> list[list[Any]]:  # fmt: skip
+    rows = []
+    for reader, group in concepts.items():
+        for concept in group:
+            if concept.attribute is None or paired is None:
+                continue
+            effect = paired_effect(paired[f"{reader}/{concept.name}"].to_numpy(), paired["patient"].to_numpy())
+            slope = quality[reader].concepts.loc[concept.name]
+            if slope["slope_low"] > 0:
+                effect = effect.scaled(slope["slope"], slope["slope_se"])
+            rows.append([editor, contrast.name, contrast.attribute, concept.name, concept.attribute, effect.value, *effect.interval()])
+    return rows
+
+
+def _cell(
+    editor: str, contrast: Contrast, reader: str, concept: Concept, quality: ReaderQuality,
+    paired: Mapping[str, pd.DataFrame | None], seen: _Observed, factual: pd.DataFrame, effective: bool | None,
+    graph: CausalGraph, alpha: float, smallest_effect: float,
+) -> dict[str, Any]:  # fmt: skip
+    column = f"{reader}/{concept.name}"
+    q = quality.concepts.loc[concept.name]
+    slope, slope_se, slope_low = (float(q[key]) for key in ("slope", "slope_se", "slope_low"))
+    readable = slope_low > 0
+    blind = not slope_low >= BLIND_SLOPE
+    absent = 1 - float(q["prevalence"]) if readable else float("nan")
+    # Prevalence here: mean score, freed of the reader's errors by its slope and its mean on labelled patients.
+    prevalence = float(np.clip(factual[column].mean(), 0, 1))
+    delta = smallest_effect if not prevalence < RARE else max(prevalence / 2, 0.01)
+
+    def of(kind: str, orientation: int | None = None) -> Effect:
+        frame = paired[kind]
+        if frame is None:
+            return NOTHING
+        if orientation is not None:
+            frame = frame[frame["orientation"] == orientation]
+        return paired_effect(frame[column].to_numpy(), frame["patient"].to_numpy())
+
+    raw = {"editor": of("total"), "adjusted": seen.adjusted[column], "marginal": seen.marginal[column], "direct": of("direct"),
+           "up": of("total", 1), "down": of("total", -1)}  # fmt: skip
+    effects = {side: e.scaled(slope, slope_se) if readable else e for side, e in raw.items()}
+    row: dict[str, Any] = {
+        "editor": editor, "attribute": contrast.attribute, "contrast": contrast.name, "concept": concept.name,
+        "reader": reader, "control": concept.control, "delta": delta, "slope": slope, "slope_low": slope_low,
+        "declared_path": graph.has_directed_path(contrast.attribute, concept.name) if concept.name in graph.attributes else False,
+        "adjustment": None if seen.adjustment is None else ", ".join(sorted(seen.adjustment)),
+        "n_edited": raw["editor"].n, "n_patients": raw["editor"].patients, "n_unedited": raw["marginal"].n,
+        "prevalence": prevalence,
+    }  # fmt: skip
+    for side in (*SIDES, "direct"):
+        e = effects[side]
+        low, high = e.interval() if e.n else (np.nan, np.nan)
+        p_yes, p_no = e.p_yes(delta), e.p_no(delta)
+        call = "" if not e.n else "yes" if p_yes <= alpha else "no" if p_no <= alpha and not blind else "undecided"
+        row |= {f"{side}_effect": e.value, f"{side}_se": e.se, f"{side}_low": low, f"{side}_high": high,
+                f"{side}_p_yes": p_yes, f"{side}_p_no": 1.0 if blind else p_no, f"{side}_call": call}  # fmt: skip
+    row |= {"up_effect": effects["up"].value, "down_effect": effects["down"].value}
+    unsettled = [effects[s] for s in SIDES if row[f"{s}_call"] == "undecided"]
+    needed = max((e.patients_needed(delta, alpha) for e in unsettled), default=np.nan)
+    row["patients_needed"] = needed if np.isfinite(needed) else np.nan
+
+    follow = quality.follows[(quality.follows["concept"] == concept.name) & (quality.follows["attribute"] == contrast.attribute)]
+    follows = False
+    if readable and len(follow):
+        low, high = float(follow["low"].iloc[0]) / slope, float(follow["high"].iloc[0]) / slope
+        follows = low > FOLLOW_SHARE * delta or high < -FOLLOW_SHARE * delta
+    up, down = effects["up"], effects["down"]
+    opposed = up.n and down.n and up.value * down.value < 0 and max(up.p_yes(delta), down.p_yes(delta)) <= alpha
+    del absent
+    row["gate"] = (
+        "no reading of this concept is known to work" if not readable
+        else "reader follows " + contrast.attribute if follows
+        else "editor not effective on " + contrast.attribute
+        if effective is False and contrast.attribute in graph.image_parents
+        else "not identifiable: a latent common cause" if seen.adjustment is None
+        else "no overlap" if not seen.overlap
+        else "asymmetric: the two directions have opposite signs" if opposed
+        else ""
+    )  # fmt: skip
+    row["blind"] = blind
+    return row
+
+
+def _decide(cells: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    """Verdicts: one family a verdict kind over all cells, BY on the conjunction p."""
+    if cells.empty:
+        return cells
+    sides = {side: cells[[f"{side}_p_yes", f"{side}_p_no", f"{side}_effect"]].to_numpy() for side in SIDES}
+    verdicts, reasons, qs = np.full(len(cells), "undecided", dtype=object), cells["gate"].to_list(), np.full(len(cells), np.nan)
+    for rule in TABLE:
+        p = np.array(
+            [
+                conjunction_p(
+                    rule,
+                    {s: _or_one(v[i, 0]) for s, v in sides.items()},
+                    {s: _or_one(v[i, 1]) for s, v in sides.items()},
+                    {s: float(np.sign(v[i, 2])) for s, v in sides.items()},
+                    bool(cells["declared_path"].iloc[i]),
+                )
+                for i in range(len(cells))
+            ]
+        )
+        p[cells["gate"].to_numpy() != ""] = 1.0
+        q = benjamini_yekutieli(p)
+        taken = q <= alpha
+        verdicts[taken], qs[taken] = rule.verdict, q[taken]
+    cells = cells.assign(verdict=verdicts, q=qs)
+    mediated = (cells["verdict"] == "hidden") & (cells["direct_call"] == "no")
+    cells.loc[mediated, "verdict"] = "mediated"
+    cells["reason"] = [
+        "" if v != "undecided" else gate or _why(row)
+        for v, gate, (_, row) in zip(cells["verdict"], reasons, cells.iterrows(), strict=True)
+    ]
+    cells["sign"] = np.sign(cells["editor_effect"]).where(cells["verdict"] != "undecided", 0).fillna(0).astype(int)
+    cells["sentence"] = [_sentence(row) for _, row in cells.iterrows()]
+    first = ["editor", "attribute", "contrast", "concept", "reader", "verdict", "reason", "q", "sentence"]
+    return cells.drop(columns="gate")[[*first, *[c for c in cells.columns if c not in first and c != "gate"]]]
+
+
+def _or_one(p: float) -> float:
+    return 1.0 if np.isnan(p) else float(p)
+
+
+def _why(row: pd.Series) -> str:
+    if row["blind"]:
+        return f"reader blind (slope {row['slope']:.2f}, may lie below {BLIND_SLOPE}); it cannot say 'no'"
+    open_sides = [side for side in SIDES if row[f"{side}_call"] == "undecided"]
+    if not open_sides:
+        return "not after correction for the number of cells"
+    more = f"; about {row['patients_needed']:,.0f} patients would decide" if np.isfinite(row["patients_needed"]) else ""
+    return f"{' and '.join(open_sides)} undecided{more}"
+
+
+def _sentence(row: pd.Series) -> str:
+    numbers = "; ".join(
+        f"{side} {row[f'{side}_effect']:+.2f} [{row[f'{side}_low']:+.2f}, {row[f'{side}_high']:+.2f}]" for side in SIDES
+    )
+    reason = f" ({row['reason']})" if row["reason"] else ""
+    return f"{row['contrast']} on {row['concept']}: {row['verdict']}{reason}: {MEANING[row['verdict']]}; {numbers}."

@@ -1,0 +1,204 @@
+"""``Audit``: declare, intervene, read, measure, decide, report."""
+
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from causal_cxr.audits.analyse import analyse
+from causal_cxr.audits.measure import (
+    load_composition,
+    load_gallery,
+    load_ledger,
+    load_measurements,
+    measure,
+    plan,
+)
+from causal_cxr.audits.report import GalleryItem, Report
+from causal_cxr.data.dataset import Dataset
+from causal_cxr.editors.editor import Editor
+from causal_cxr.graphs import CausalGraph, Contrast, default_contrasts
+from causal_cxr.readers.reader import Reader
+
+
+class Audit:
+    """An audit's frozen specification; :meth:`run` carries it out.
+
+    Args:
+        graph: what the user declares about the labelled attributes.
+        readers: what reads images; names are unique.
+        interventions: contrasts; every labelled attribute's default one unless given.
+        alpha: of each test and of each verdict kind's false-discovery rate.
+        smallest_effect: delta, the risk difference that matters.
+        n_edited: edit at most this many images (drawn by patient, seeded); every image serves the unedited side.
+
+    Raises:
+        ValueError: no reader, or two readers of one name.
+    """
+
+    def __init__(
+        self,
+        graph: CausalGraph,
+        readers: Sequence[Reader],
+        *,
+        interventions: Sequence[Contrast] | None = None,
+        alpha: float = 0.05,
+        smallest_effect: float = 0.10,
+        n_edited: int | None = None,
+    ) -> None:
+        names = [reader.name for reader in readers]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"An audit needs readers with different names, got {names}.")
+        self.graph, self.readers = graph, tuple(readers)
+        self.interventions = tuple(interventions or default_contrasts(graph))
+        self.alpha, self.smallest_effect, self.n_edited = alpha, smallest_effect, n_edited
+
+    def run(
+        self,
+        editor: Editor | Mapping[str, Editor],
+        dataset: Dataset,
+        *,
+        seed: int = 0,
+        batch_size: int = 64,
+        out: str | Path | None = None,
+        scm: Any = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Report:
+        """Measure and analyse.
+
+        Args:
+            editor: one, or several by name; several are one family and one report.
+            dataset: to audit; patients that an editor or reader was fitted on are refused.
+            seed: the only source of chance.
+            batch_size: images a shard; part of the specification, since it changes rounding.
+            out: run folder; a killed run with the same specification goes on from its last shard. A temporary folder
+                unless given.
+            scm: attribute SCM of the graph; fitted to the dataset's table unless given.
+            provenance: more to record in the report.
+
+        Raises:
+            ManifestMismatch: ``out`` holds another audit.
+            ValueError: audited patients overlap with those of a fit.
+        """
+        editors = dict(editor) if isinstance(editor, Mapping) else {"editor": editor}
+        self._refuse_overlap(editors, dataset)
+        if scm is None:
+            from causal_cxr.graphs.scm import SCM
+
+            scm = SCM(self.graph).fit(dataset.attributes)
+        edited, excluded = self._edited(dataset, seed)
+        made = plan(self.graph, dataset, self.interventions, edited, scm, seed=seed, batch_size=batch_size)
+        specification = {
+            "graph": self.graph.to_dict(),
+            "interventions": [c.name for c in self.interventions],
+            "targets": hashlib.sha256(
+                b"".join(pd.util.hash_pandas_object(t.total).to_numpy().tobytes() for t in made.targets)
+            ).hexdigest()[:16],
+            "alpha": self.alpha,
+            "smallest_effect": self.smallest_effect,
+            "editors": {name: e.fingerprint for name, e in editors.items()},
+            "readers": {r.name: r.fingerprint for r in self.readers},
+            "dataset": dataset.fingerprint,
+            "rows": len(dataset.attributes),
+            "edited": [int(row) for row in edited],
+            "seed": seed,
+            "batch_size": batch_size,
+        }
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(out or temporary) / "measurements"
+            images = len(made.rows) + len(editors) * (len(edited) + 32)
+            with _Progress(images) as progress:
+                analysis_free = {k: v for k, v in specification.items() if k not in ("alpha", "smallest_effect")}
+                measure(dataset, editors, self.readers, made, folder, manifest=analysis_free, progress=progress)
+            measurements = load_measurements(folder)
+            composition, ledger = load_composition(folder), load_ledger(folder)
+            gallery = tuple(GalleryItem(**item) for item in load_gallery(folder))
+        quality = {r.name: r.quality for r in self.readers}
+        analysis = analyse(
+            measurements, dataset.attributes, self.graph, self.interventions,
+            {r.name: r.concepts for r in self.readers}, quality, alpha=self.alpha, smallest_effect=self.smallest_effect,
+        )  # fmt: skip
+        unreadable = measurements[(measurements["kind"] == "factual") & ~measurements["accepted"]]
+        record = {
+            "title": "Audit",
+            "specification": specification,
+            "specification_hash": hashlib.sha256(json.dumps(specification, sort_keys=True).encode()).hexdigest()[:16],
+            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "seed": seed,
+            "dataset": {"images": len(dataset.attributes), "patients": int(dataset.patients.nunique())},
+            "edited": len(edited),
+            "editors": {
+                name: {"fingerprint": e.fingerprint, "semantics": e.semantics,
+                       "fitted_on": None if e.fitted_on is None else len(e.fitted_on)}
+                for name, e in editors.items()
+            },
+            "ledger": ledger,
+            "excluded": excluded,
+            "unreadable": {str(row): why for row, why in zip(unreadable["row"], unreadable["reason"], strict=True)},
+            "rejected": int((~measurements.loc[measurements["kind"] != "factual", "accepted"]).sum()),
+            "versions": {name: version(name) for name in ("causal_cxr", "torch", "numpy", "pandas", "statsmodels", "dowhy")},
+            **(provenance or {}),
+        }  # fmt: skip
+        report = Report(
+            graph=self.graph, edges=analysis.edges, effectiveness=analysis.effectiveness, leak=analysis.leak,
+            composition=composition, quality=quality, gallery=gallery, measurements=measurements, provenance=record,
+        )  # fmt: skip
+        if out is not None:
+            report.save(out)
+        return report
+
+    def _edited(self, dataset: Dataset, seed: int) -> tuple[np.ndarray, dict[str, int]]:
+        """Rows to edit: none with a missing labelled attribute; whole patients in a seeded order."""
+        table = self.graph.coerce(dataset.attributes)
+        missing = table.isna().any(axis=1).to_numpy()
+        excluded = {f"missing {name}": int(n) for name, n in table.isna().sum().items() if n}
+        rows = np.flatnonzero(~missing)
+        if self.n_edited is not None and self.n_edited < len(rows):
+            patients = dataset.patients.to_numpy()[rows]
+            order = np.random.default_rng([seed, 1]).permutation(pd.unique(patients))
+            rank = pd.Series(np.arange(len(order)), index=order)
+            rows = rows[np.argsort(rank[patients].to_numpy(), kind="stable")][: self.n_edited]
+        return np.sort(rows), excluded
+
+    def _refuse_overlap(self, editors: Mapping[str, Editor], dataset: Dataset) -> None:
+        audited = frozenset(dataset.patients.astype(str))
+        models = {**{f"editor {n!r}": e for n, e in editors.items()}, **{f"reader {r.name!r}": r for r in self.readers}}
+        for name, model in models.items():
+            shared = audited & (model.fitted_on or frozenset())
+            if shared:
+                raise ValueError(
+                    f"{len(shared)} audited patients ({sorted(shared)[0]!r}, ...) were used to fit {name}; audit patients "
+                    "that no model has seen: Subset(dataset, rows)."
+                )
+
+
+class _Progress:
+    """A bar on a terminal; silence elsewhere."""
+
+    def __init__(self, images: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn(),
+            console=console, disable=not console.is_terminal, transient=True,
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=images)
+
+    def __enter__(self) -> "_Progress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, what: str, images: int) -> None:
+        self._bar.update(self._task, advance=images, description=what)

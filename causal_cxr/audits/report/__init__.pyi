@@ -1,0 +1,3 @@
+from .report import GalleryItem, Report
+
+__all__ = ["GalleryItem", "Report"]
