@@ -142,10 +142,10 @@ def from_dot(text: str, attributes: Iterable[Attribute] | None = None) -> Causal
     import pygraphviz
 
     try:
-        graph = pygraphviz.AGraph(text)
+        graph = pygraphviz.AGraph(string=text)
     except (ValueError, pygraphviz.DotError) as error:
         raise ValueError(f"The text is no DOT graph: {error}") from error
-    declaration = graph.graph_attr["declaration"]
+    declaration = dict(graph.graph_attr).get("declaration")
     named = {node: _unescape(node.attr["label"]) if declaration else str(node) for node in graph.nodes()}
     directed: list[tuple[str, str]] = []
     confounded: list[tuple[str, str]] = []
@@ -223,17 +223,17 @@ def from_background_knowledge(knowledge: Any, attributes: Iterable[Attribute]) -
 
 
 def quote(text: str) -> str:
-    """A DOT string, for text in which no backslash stands before a quote or at the end."""
+    """A DOT string, for text whose backslashes before quotes and at the end come in pairs."""
     return '"' + text.replace('"', '\\"') + '"'
 
 
 def label(text: str) -> str:
     """A DOT label that shows ``text`` as it is: Graphviz reads backslashes and HTML entities in labels."""
-    return quote(text.replace("&", "&amp;").replace("\\", "&#92;").replace("\n", " "))
+    return quote(text.replace("&", "&amp;").replace("\\", "\\\\"))
 
 
 def _unescape(text: str) -> str:
-    return text.replace("&#92;", "\\").replace("&amp;", "&")
+    return text.replace("\\\\", "\\").replace("&amp;", "&")
 
 
 def _declaration(graph: CausalGraph) -> str:

@@ -1,0 +1,5 @@
+"""Structural causal models of attribute tables, in Pyro. No pixels."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,3 @@
+from .scm import SCM
+
+__all__ = ["SCM"]
