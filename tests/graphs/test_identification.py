@@ -1,0 +1,157 @@
+import networkx as nx
+import numpy as np
+import pytest
+from dowhy.causal_identifier.auto_identifier import BackdoorAdjustment, identify_backdoor
+from hypothesis import HealthCheck, given, settings
+from random_graphs import graphs
+
+from causal_cxr.graphs import Binary, CausalGraph
+from causal_cxr.graphs.identification import markov_boundary
+
+unhurried = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+
+
+def graph_over(names, edges=(), hidden=(), **declared):
+    attributes = [Binary(name, hidden=name in hidden) for name in names]
+    return CausalGraph(attributes, edges, **declared)
+
+
+def test_the_designs_own_case():
+    graph = graph_over(["age", "view"], [("age", "view")])
+    assert graph.adjustment_set("view") == {"age"}
+    assert graph.adjustment_set("age") == set()
+
+
+ABC_M = graph_over("abcm", [("b", "a"), ("c", "b"), ("a", "m")])
+
+
+@pytest.mark.parametrize(
+    ("graph", "expected"),
+    [
+        (ABC_M, {"b"}),
+        (graph_over("abc", [("c", "b")], confounded=[("a", "b")]), {"b", "c"}),  # district and its parents
+        (graph_over("abcd", confounded=[("a", "b"), ("b", "c")]), {"b", "c"}),
+        (graph_over("am", [("a", "m")], confounded=[("a", "m")]), None),  # latent cause shared with a descendant
+        (graph_over("abm", [("a", "m")], confounded=[("a", "b"), ("b", "m")]), None),  # by way of the district
+        (graph_over("amb", [("a", "m"), ("b", "m")]), set()),  # the other parent of a child is no concern
+        (graph_over("ha", [("h", "a")], hidden="h"), None),  # a hidden cause, on which the concept may hang
+        (graph_over("hgba", [("h", "b"), ("h", "a"), ("g", "b")], hidden="h"), None),
+        (graph_over("ab", selected_on=["a", "b"]), {"b"}),  # selection ties them
+        (graph_over("amb", [("a", "m"), ("b", "m")], selected_on=["m"]), {"b"}),
+        (graph_over("ab", selected_on=["a"]), set()),
+    ],
+)
+def test_what_a_concept_outside_the_graph_needs(graph, expected):
+    assert graph.adjustment_set("a") == expected
+
+
+@given(graphs())
+def test_the_boundary_is_the_district_among_non_descendants_and_its_parents(graph):
+    for name in graph.attributes:
+        kept = CausalGraph(graph.attributes.values(), graph.edges, graph.confounded).without(graph.descendants(name))
+        district = kept.district(name)
+        expected = district.union(*(kept.parents(member) for member in district)) - {name}
+        assert markov_boundary(graph, name) == expected
+
+
+@given(graphs(confounded=False))
+@unhurried
+def test_in_a_dag_the_adjustment_set_is_the_parents(graph):
+    for name in graph.attributes:
+        assert graph.adjustment_set(name) == graph.parents(name)
+
+
+@given(graphs())
+@unhurried
+def test_without_hidden_causes_a_set_lacks_exactly_if_a_descendant_is_in_the_district(graph):
+    for name in graph.attributes:
+        confounded = latent_path_to_descendant(graph, name)
+        assert (graph.adjustment_set(name) is None) == confounded
+
+
+def latent_path_to_descendant(graph, name):
+    """Bidirected edges from ``name`` through non-descendants to a descendant."""
+    bidirected = nx.Graph(graph.confounded)
+    bidirected.add_nodes_from(graph.attributes)
+    below = graph.descendants(name)
+    inside = nx.node_connected_component(bidirected.subgraph(set(bidirected) - below), name)
+    return any(bidirected.has_edge(a, b) for a in inside for b in below)
+
+
+@given(graphs(hidden=True))
+@unhurried
+def test_a_set_for_a_declared_outcome_exists_exactly_if_dowhy_finds_one(graph):
+    treatment = graph.topological_order()[0]
+    if treatment in graph.hidden:
+        return
+    dag = graph.to_dowhy()
+    for outcome in set(graph.attributes) - {treatment}:
+        sets = identify_backdoor(
+            dag, [treatment], [outcome], list(graph.labelled), BackdoorAdjustment.BACKDOOR_EXHAUSTIVE
+        )
+        found = graph.adjustment_set(treatment, outcome)
+        assert (found is None) == (not sets)
+        if found is not None:
+            assert found in [frozenset(valid.get_adjustment_variables()) for valid in sets]
+
+
+@given(graphs(hidden=True, selected=True))
+@unhurried
+def test_a_set_never_has_a_descendant_a_hidden_attribute_or_the_outcome(graph):
+    first, *rest = graph.topological_order()
+    for treatment, outcome in [(first, None), (first, rest[0]), (rest[-1], None), (rest[-1], first)]:
+        found = graph.adjustment_set(treatment, outcome) or frozenset()
+        assert found <= set(graph.labelled) - graph.descendants(treatment) - {treatment, outcome}
+
+
+def test_the_set_recovers_the_effect_in_a_linear_model():
+    """b -> a -> m -> y, b -> y, a <-> c <- latent: regression on Z(a) gives the product of path coefficients."""
+    rng = np.random.default_rng(0)
+    n = 200_000
+    b, latent = rng.normal(size=(2, n))
+    c = latent + rng.normal(size=n)
+    a = 0.7 * b + latent + rng.normal(size=n)
+    m = 0.5 * a + rng.normal(size=n)
+    y = 0.8 * m + 1.5 * b + rng.normal(size=n)
+    graph = graph_over("abcmy", [("b", "a"), ("a", "m"), ("m", "y"), ("b", "y")], confounded=[("a", "c")])
+    columns = {"b": b, "c": c}
+    for outcome in ("y", None):
+        adjusted = graph.adjustment_set("a", outcome)
+        design = np.column_stack([a, np.ones(n), *(columns[name] for name in sorted(adjusted))])
+        assert np.linalg.lstsq(design, y, rcond=None)[0][0] == pytest.approx(0.5 * 0.8, abs=0.02)
+
+
+def test_when_the_boundary_fails_another_set_may_do():
+    hidden_cause = graph_over("haby", [("h", "a"), ("h", "b"), ("b", "y")], hidden="h")
+    assert hidden_cause.adjustment_set("a") is None  # a concept may hang on h
+    assert hidden_cause.adjustment_set("a", "y") == {"b"}  # y does not
+    m_bias = graph_over("acy", [("a", "y")], confounded=[("a", "c"), ("c", "y")])
+    assert m_bias.adjustment_set("a") is None  # a concept may hang on c or on y: c must be held and must not
+    assert m_bias.adjustment_set("a", "y") == set()  # holding c would tie the latent causes of a and y
+
+
+@pytest.mark.parametrize(
+    ("graph", "outcome"),
+    [
+        (graph_over("ya", [("y", "a")]), "y"),  # the outcome is a cause
+        (graph_over("ay", [("a", "y")], confounded=[("a", "y")]), "y"),
+        (graph_over("ay", [("a", "y")], selected_on=["y"]), "y"),  # selected on the outcome
+        (graph_over("amy", [("a", "m"), ("m", "y")], selected_on=["m"]), "y"),
+        (graph_over("ay", selected_on=["a", "y"]), "y"),
+    ],
+)
+def test_what_no_covariate_can_mend_is_none(graph, outcome):
+    assert graph.adjustment_set("a", outcome) is None
+
+
+def test_selection_on_treatment_and_a_confounder_is_adjusted_for():
+    graph = graph_over("aby", [("a", "y"), ("b", "y")], selected_on=["a", "b"])
+    assert graph.adjustment_set("a", "y") == {"b"}
+
+
+@pytest.mark.parametrize(
+    ("treatment", "outcome", "message"), [("a", "a", "both 'a'"), ("z", None, "Unknown"), ("a", "z", "Unknown")]
+)
+def test_a_question_about_nothing_is_refused(treatment, outcome, message):
+    with pytest.raises(ValueError, match=message):
+        graph_over("ab").adjustment_set(treatment, outcome)
