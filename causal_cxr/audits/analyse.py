@@ -16,7 +16,7 @@ from causal_cxr.audits.effects import (
     g_computation,
     paired_effect,
 )
-from causal_cxr.audits.verdicts import MEANING, TABLE, conjunction_p
+from causal_cxr.audits.verdicts import MEANING, TABLE, conjunction_p, verdict_of
 from causal_cxr.graphs import CausalGraph, Continuous, Contrast
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.quality import ReaderQuality
@@ -73,7 +73,12 @@ def analyse(
     Returns:
         ``edges``: one row an editor x contrast x reader x concept outside the graph, with the three estimates (editor,
         adjusted, marginal; direct where labelled mediators exist), their calls, the verdict, its q and a sentence.
+
+    Raises:
+        ValueError: no concept is a candidate hidden attribute.
     """
+    if not any(concept.attribute is None for group in concepts.values() for concept in group):
+        raise ValueError("No concept is a candidate hidden attribute; give a reader at least one without attribute=...")
     factual = measurements[(measurements["kind"] == "factual") & measurements["accepted"]].set_index("row").sort_index()
     columns = [f"{reader}/{concept.name}" for reader, group in concepts.items() for concept in group]
     table = graph.coerce(attributes)
@@ -104,9 +109,13 @@ def analyse(
     )  # fmt: skip
 
 
-def _paired(mine: pd.DataFrame, null: pd.DataFrame, contrast: Contrast, kind: str, columns: list[str]) -> pd.DataFrame | None:
+def _paired(
+    mine: pd.DataFrame, null: pd.DataFrame, contrast: Contrast, kind: str, columns: list[str]
+) -> pd.DataFrame | None:
     """Oriented differences edited minus matched null, with ``patient`` and ``orientation``; ``None`` if not measured."""
-    edits = mine[(mine["kind"] == kind) & (mine["contrast"] == contrast.name) & (mine["orientation"] != 0) & mine["accepted"]]
+    edits = mine[
+        (mine["kind"] == kind) & (mine["contrast"] == contrast.name) & (mine["orientation"] != 0) & mine["accepted"]
+    ]
     edits = edits[edits["row"].isin(null.index[null["accepted"]])]
     if edits.empty:
         return None
@@ -117,7 +126,12 @@ def _paired(mine: pd.DataFrame, null: pd.DataFrame, contrast: Contrast, kind: st
 
 
 def _observe(
-    graph: CausalGraph, table: pd.DataFrame, factual: pd.DataFrame, columns: list[str], contrast: Contrast, edited: np.ndarray
+    graph: CausalGraph,
+    table: pd.DataFrame,
+    factual: pd.DataFrame,
+    columns: list[str],
+    contrast: Contrast,
+    edited: np.ndarray,
 ) -> _Observed:
     """Adjusted and marginal effects in unedited images, standardised to the edited ones."""
     attribute = graph.attributes[contrast.attribute]
@@ -130,6 +144,7 @@ def _observe(
         treatment = (codes - np.nanmean(codes)) / contrast.shift
         keep = ~np.isnan(codes)
     else:
+        assert not isinstance(attribute, Continuous)
         level, reference = (attribute.levels.index(attribute.check(v)) for v in (contrast.level, contrast.reference))
         treatment = (codes == level).astype(float)
         keep = (codes == level) | (codes == reference)
@@ -153,7 +168,9 @@ def _observe(
             low, high = low[standard], high[standard]
         else:
             low, high = np.zeros(int(standard.sum())), np.ones(int(standard.sum()))
-        effects = g_computation(scores, patients, design, design_matrix(low, at, continuous), design_matrix(high, at, continuous))
+        effects = g_computation(
+            scores, patients, design, design_matrix(low, at, continuous), design_matrix(high, at, continuous)
+        )
         return dict(zip(columns, effects, strict=True))
 
     marginal = estimate(frozenset())
@@ -188,7 +205,11 @@ def _overlaps(
 
 
 def _effectiveness(
-    editor: str, contrast: Contrast, concepts: Mapping[str, Sequence[Concept]], paired: pd.DataFrame | None, seen: _Observed
+    editor: str,
+    contrast: Contrast,
+    concepts: Mapping[str, Sequence[Concept]],
+    paired: pd.DataFrame | None,
+    seen: _Observed,
 ) -> tuple[bool | None, list[list[Any]]]:
     """Whether A's own reader separates edited images as it separates real ones; ``None`` without such a reader."""
     rows, ratios = [], []
@@ -218,10 +239,20 @@ def _leak(
             if concept.attribute is None or paired is None:
                 continue
             effect = paired_effect(paired[f"{reader}/{concept.name}"].to_numpy(), paired["patient"].to_numpy())
-            slope = quality[reader].concepts.loc[concept.name]
-            if slope["slope_low"] > 0:
-                effect = effect.scaled(slope["slope"], slope["slope_se"])
-            rows.append([editor, contrast.name, contrast.attribute, concept.name, concept.attribute, effect.value, *effect.interval()])
+            slope: Any = quality[reader].concepts.loc[concept.name]
+            if float(slope["slope_low"]) > 0:
+                effect = effect.scaled(float(slope["slope"]), float(slope["slope_se"]))
+            rows.append(
+                [
+                    editor,
+                    contrast.name,
+                    contrast.attribute,
+                    concept.name,
+                    concept.attribute,
+                    effect.value,
+                    *effect.interval(),
+                ]
+            )
     return rows
 
 
@@ -231,13 +262,13 @@ def _cell(
     graph: CausalGraph, alpha: float, smallest_effect: float,
 ) -> dict[str, Any]:  # fmt: skip
     column = f"{reader}/{concept.name}"
-    q = quality.concepts.loc[concept.name]
+    q: Any = quality.concepts.loc[concept.name]
     slope, slope_se, slope_low = (float(q[key]) for key in ("slope", "slope_se", "slope_low"))
     readable = slope_low > 0
     blind = not slope_low >= BLIND_SLOPE
-    absent = 1 - float(q["prevalence"]) if readable else float("nan")
-    # Prevalence here: mean score, freed of the reader's errors by its slope and its mean on labelled patients.
-    prevalence = float(np.clip(factual[column].mean(), 0, 1))
+    # The mean score is linear in prevalence with slope J; a calibrated reader's mean is right on its labelled patients.
+    mean, labelled = float(factual[column].mean()), float(q["prevalence"])
+    prevalence = float(np.clip(labelled + (mean - labelled) / slope if readable else mean, 0, 1))
     delta = smallest_effect if not prevalence < RARE else max(prevalence / 2, 0.01)
 
     def of(kind: str, orientation: int | None = None) -> Effect:
@@ -271,14 +302,15 @@ def _cell(
     needed = max((e.patients_needed(delta, alpha) for e in unsettled), default=np.nan)
     row["patients_needed"] = needed if np.isfinite(needed) else np.nan
 
-    follow = quality.follows[(quality.follows["concept"] == concept.name) & (quality.follows["attribute"] == contrast.attribute)]
+    follow = quality.follows[
+        (quality.follows["concept"] == concept.name) & (quality.follows["attribute"] == contrast.attribute)
+    ]
     follows = False
     if readable and len(follow):
         low, high = float(follow["low"].iloc[0]) / slope, float(follow["high"].iloc[0]) / slope
         follows = low > FOLLOW_SHARE * delta or high < -FOLLOW_SHARE * delta
     up, down = effects["up"], effects["down"]
     opposed = up.n and down.n and up.value * down.value < 0 and max(up.p_yes(delta), down.p_yes(delta)) <= alpha
-    del absent
     row["gate"] = (
         "no reading of this concept is known to work" if not readable
         else "reader follows " + contrast.attribute if follows
@@ -295,10 +327,12 @@ def _cell(
 
 def _decide(cells: pd.DataFrame, alpha: float) -> pd.DataFrame:
     """Verdicts: one family a verdict kind over all cells, BY on the conjunction p."""
-    if cells.empty:
-        return cells
     sides = {side: cells[[f"{side}_p_yes", f"{side}_p_no", f"{side}_effect"]].to_numpy() for side in SIDES}
-    verdicts, reasons, qs = np.full(len(cells), "undecided", dtype=object), cells["gate"].to_list(), np.full(len(cells), np.nan)
+    verdicts, reasons, qs = (
+        np.full(len(cells), "undecided", dtype=object),
+        cells["gate"].to_list(),
+        np.full(len(cells), np.nan),
+    )
     for rule in TABLE:
         p = np.array(
             [
@@ -316,9 +350,11 @@ def _decide(cells: pd.DataFrame, alpha: float) -> pd.DataFrame:
         q = benjamini_yekutieli(p)
         taken = q <= alpha
         verdicts[taken], qs[taken] = rule.verdict, q[taken]
+        if rule.verdict == "hidden":  # "mediated" is a family of its own: hidden, and the direct effect is "no"
+            q = benjamini_yekutieli(np.maximum(p, cells["direct_p_no"].fillna(1.0).to_numpy()))
+            mediated = taken & (q <= alpha)
+            verdicts[mediated], qs[mediated] = "mediated", q[mediated]
     cells = cells.assign(verdict=verdicts, q=qs)
-    mediated = (cells["verdict"] == "hidden") & (cells["direct_call"] == "no")
-    cells.loc[mediated, "verdict"] = "mediated"
     cells["reason"] = [
         "" if v != "undecided" else gate or _why(row)
         for v, gate, (_, row) in zip(cells["verdict"], reasons, cells.iterrows(), strict=True)
@@ -338,6 +374,10 @@ def _why(row: pd.Series) -> str:
         return f"reader blind (slope {row['slope']:.2f}, may lie below {BLIND_SLOPE}); it cannot say 'no'"
     open_sides = [side for side in SIDES if row[f"{side}_call"] == "undecided"]
     if not open_sides:
+        calls = {side: row[f"{side}_call"] for side in SIDES}
+        signs = {side: float(np.sign(row[f"{side}_effect"])) for side in SIDES}
+        if verdict_of(calls, signs, bool(row["declared_path"])) == "undecided":
+            return "the editor and the unadjusted association have opposite signs"
         return "not after correction for the number of cells"
     more = f"; about {row['patients_needed']:,.0f} patients would decide" if np.isfinite(row["patients_needed"]) else ""
     return f"{' and '.join(open_sides)} undecided{more}"
@@ -348,4 +388,6 @@ def _sentence(row: pd.Series) -> str:
         f"{side} {row[f'{side}_effect']:+.2f} [{row[f'{side}_low']:+.2f}, {row[f'{side}_high']:+.2f}]" for side in SIDES
     )
     reason = f" ({row['reason']})" if row["reason"] else ""
+    if row["verdict"] == "hidden" and row["direct_call"] == "undecided":
+        reason = " (perhaps through labelled attributes: the direct effect is undecided)"
     return f"{row['contrast']} on {row['concept']}: {row['verdict']}{reason}: {MEANING[row['verdict']]}; {numbers}."
