@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Causal discovery and bias audit of chest X-ray data and models.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Causal discovery and bias audit of chest X-ray data and models."
+)
 
 
 def _version(show: bool) -> None:
@@ -18,7 +20,9 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    show_version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Causal discovery and bias audit of chest X-ray data and models."""
 

@@ -169,7 +169,10 @@ class Audit:
 
     def _refuse_overlap(self, editors: Mapping[str, Editor], dataset: Dataset) -> None:
         audited = frozenset(dataset.patients.astype(str))
-        models = {**{f"editor {n!r}": e for n, e in editors.items()}, **{f"reader {r.name!r}": r for r in self.readers}}
+        models: dict[str, Editor | Reader] = {
+            **{f"editor {n!r}": e for n, e in editors.items()},
+            **{f"reader {r.name!r}": r for r in self.readers},
+        }
         for name, model in models.items():
             shared = audited & (model.fitted_on or frozenset())
             if shared:

@@ -77,7 +77,9 @@ def score_edges(report: Report, truth: pd.DataFrame, editor: str) -> dict[str, i
     planted nor reached through labelled mediators (those are right as ``mediated``, and counted as
     ``mediated_called_hidden`` otherwise).
     """
-    mine = report.edges[report.edges["editor"] == editor].merge(truth, on=["attribute", "concept"], validate="one_to_one")
+    mine = report.edges[report.edges["editor"] == editor].merge(
+        truth, on=["attribute", "concept"], validate="one_to_one"
+    )
     hidden = mine["verdict"] == "hidden"
     return {
         "hidden_found": int((hidden & (mine["relation"] == "hidden")).sum()),

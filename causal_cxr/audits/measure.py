@@ -71,7 +71,13 @@ class Plan:
 
 
 def plan(
-    graph: CausalGraph, dataset: Dataset, contrasts: Sequence[Contrast], edited: np.ndarray, scm: Any, *, seed: int,
+    graph: CausalGraph,
+    dataset: Dataset,
+    contrasts: Sequence[Contrast],
+    edited: np.ndarray,
+    scm: Any,
+    *,
+    seed: int,
     batch_size: int,
 ) -> Plan:
     """Turn contrasts into target tables, once, through the graph's attribute SCM.
@@ -103,8 +109,14 @@ def plan(
 
 
 def measure(
-    dataset: Dataset, editors: Mapping[str, Editor], readers: Sequence[Reader], plan: Plan, folder: Path, *,
-    manifest: Mapping[str, Any], progress: Any = None,
+    dataset: Dataset,
+    editors: Mapping[str, Editor],
+    readers: Sequence[Reader],
+    plan: Plan,
+    folder: Path,
+    *,
+    manifest: Mapping[str, Any],
+    progress: Any = None,
 ) -> None:
     """Fill ``folder`` with shards: ``factual/``, ``<editor>/`` and their galleries and ledgers.
 
@@ -240,7 +252,9 @@ def _edited_shard(
     rows = plan.edited[positions]
     images = dataset.images(rows)
     factual = dataset.attributes.iloc[rows]
-    seeds = np.array([np.random.SeedSequence([plan.seed, int(row)]).generate_state(1)[0] for row in rows], dtype=np.int64)
+    seeds = np.array(
+        [np.random.SeedSequence([plan.seed, int(row)]).generate_state(1)[0] for row in rows], dtype=np.int64
+    )
     abduction = editor.abduct(images, factual, seeds=seeds)
     evaluations = abduction.evaluations
     factual_targets = factual[list(plan.targets[0].total.columns)] if plan.targets else factual
@@ -268,7 +282,9 @@ def _edited_shard(
         if target.direct is None:
             continue
         direct = target.direct.iloc[positions]
-        differs = np.flatnonzero([not a.equals(b) for (_, a), (_, b) in zip(total.iterrows(), direct.iterrows(), strict=True)])
+        differs = np.flatnonzero(
+            [not a.equals(b) for (_, a), (_, b) in zip(total.iterrows(), direct.iterrows(), strict=True)]
+        )
         scores = {column: values.copy() for column, values in scores.items()}
         if len(differs):  # where holding the descendants changes nothing, the same edit is scored for both
             again = editor.edit(_part(editor, images, factual, seeds, differs), direct.iloc[differs])

@@ -50,7 +50,9 @@ TABLE: tuple[Rule, ...] = (
 )
 
 
-def conjunction_p(rule: Rule, p_yes: dict[str, float], p_no: dict[str, float], signs: dict[str, float], path: bool) -> float:
+def conjunction_p(
+    rule: Rule, p_yes: dict[str, float], p_no: dict[str, float], signs: dict[str, float], path: bool
+) -> float:
     """p of a verdict: the largest of its conjuncts' p-values; 1 where sign or declared path do not fit.
 
     Args:

@@ -1,7 +1,7 @@
 """A small CLIP tokenizer learnt from a dataset's own texts."""
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -22,7 +22,8 @@ def build_tokenizer(corpus: list[str], max_length: int = 48) -> "CLIPTokenizer":
     )  # fmt: skip
     raw.train_from_iterator(corpus, trainer)
     learnt = json.loads(raw.to_str())["model"]
+    merges: Any = [tuple(pair) for pair in learnt["merges"]]
     return CLIPTokenizer(
-        vocab=learnt["vocab"], merges=[tuple(pair) for pair in learnt["merges"]], model_max_length=max_length,
+        vocab=learnt["vocab"], merges=merges, model_max_length=max_length,
         pad_token="<|endoftext|>",
     )  # fmt: skip

@@ -34,7 +34,9 @@ class OracleEditor:
         """
         # A null edit's own output comes back in a composition test: it is the same image, so it passes.
         if not torch.allclose(images, self.phantom.images(attributes.index.to_numpy()), atol=1e-4):
-            raise ValueError("The oracle can only edit factual images of its own phantom, in the rows that the index names.")
+            raise ValueError(
+                "The oracle can only edit factual images of its own phantom, in the rows that the index names."
+            )
         return Abduction(attributes, None)
 
     def edit(self, abduction: Abduction, target: pd.DataFrame, *, phrasing: int = 0, strength: float = 1.0) -> Edit:

@@ -132,7 +132,7 @@ class CLIPReader:
         return cls(
             model,
             CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-            [Concept(**{k: tuple(v) if isinstance(v, list) else v for k, v in c.items()}) for c in content["concepts"]],
+            [_concept(entry) for entry in content["concepts"]],
             calibration=None if content["calibration"] is None else np.array(content["calibration"]),
             name=content["name"],
             fitted_on=None if content["fitted_on"] is None else frozenset(content["fitted_on"]),
@@ -146,6 +146,12 @@ class CLIPReader:
         from causal_cxr.weights import shipped
 
         return cls.from_pretrained(shipped(name))
+
+
+def _concept(entry: dict[str, Any]) -> Concept:
+    """A concept from JSON, where tuples are lists."""
+    content: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()}
+    return Concept(**content)
 
 
 def build_clip(config: dict[str, Any]) -> Any:

@@ -1,6 +1,6 @@
 """Fit a small CLIP reader on images and their reports, sentence by sentence.
 
-    python -m causal_cxr.readers.fit_clip --steps 1500 --out runs/clip-reader-phantom
+python -m causal_cxr.readers.fit_clip --steps 1500 --out runs/clip-reader-phantom
 """
 
 import argparse
@@ -24,8 +24,15 @@ TOWER = {"image_size": 64, "patch_size": 8, "width": 128, "layers": 3, "head_wid
 
 
 def train_clip(
-    dataset: Dataset, rows: np.ndarray, *, steps: int, seed: int = 0, batch_size: int = 128, learning_rate: float = 1e-3,
-    minutes: float | None = None, vision: dict[str, Any] | None = None,
+    dataset: Dataset,
+    rows: np.ndarray,
+    *,
+    steps: int,
+    seed: int = 0,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    minutes: float | None = None,
+    vision: dict[str, Any] | None = None,
 ) -> tuple[Any, Any, int]:
     """Sigmoid contrastive fit (SigLIP; Zhai et al., ICCV 2023) of images to the *sentences* of their reports.
 
@@ -65,10 +72,12 @@ def train_clip(
     begun, step = time.monotonic(), 0
     with Progress(transient=True) as progress:
         bar = progress.add_task("fitting the CLIP reader", total=steps)
-        for step in range(steps):  # noqa: B007 - the step reached is the answer
+        for step in range(steps):
             picked = np.random.default_rng([seed, step]).integers(0, len(rows), size=batch_size)
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate * min(1, (step + 1) / 50) * (0.02 + 0.49 * (1 + np.cos(np.pi * step / steps)))
+                group["lr"] = (
+                    learning_rate * min(1, (step + 1) / 50) * (0.02 + 0.49 * (1 + np.cos(np.pi * step / steps)))
+                )
             with torch.autocast("cpu", torch.bfloat16):
                 image = model.encode_image((images[picked].float().expand(-1, 3, -1, -1) - 0.5) / 0.3, normalize=True)
                 sentence = model.encode_text(tokens, normalize=True)
@@ -102,9 +111,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    fit, calibrate, judge = (Phantom(n, "independent", seed=args.seed + i) for i, n in enumerate((args.images, 1_500, 3_000)))
+    fit, calibrate, judge = (
+        Phantom(n, "independent", seed=args.seed + i) for i, n in enumerate((args.images, 1_500, 3_000))
+    )
     begun = time.monotonic()
-    model, tokenizer, steps = train_clip(fit, np.arange(len(fit)), steps=args.steps, seed=args.seed, minutes=args.minutes)
+    model, tokenizer, steps = train_clip(
+        fit, np.arange(len(fit)), steps=args.steps, seed=args.seed, minutes=args.minutes
+    )
     concepts = load_concepts()
     raw = CLIPReader(model, tokenizer, concepts)
 
@@ -116,7 +129,9 @@ def main() -> None:
     calibration = platt(margins, truth(calibrate))
     reader = CLIPReader(model, tokenizer, concepts, calibration=calibration)
     scores = reader.read(judge.images(np.arange(len(judge)))).numpy()
-    quality = assess(scores, truth(judge), judge.attributes, judge.patients, judge.graph, concepts, shifts={"age": 20.0})
+    quality = assess(
+        scores, truth(judge), judge.attributes, judge.patients, judge.graph, concepts, shifts={"age": 20.0}
+    )
     fitted = frozenset({f"phantom:independent:seed={args.seed + i}" for i in range(2)})
     CLIPReader(model, tokenizer, concepts, calibration=calibration, fitted_on=fitted, quality=quality,
                renderer_version=VERSION).save(args.out)  # fmt: skip

@@ -36,7 +36,9 @@ class ReaderQuality:
         """Nothing is known."""
         return cls(
             pd.DataFrame(np.nan, index=pd.Index([c.name for c in concepts], name="concept"), columns=list(COLUMNS)),
-            pd.DataFrame(columns=["concept", "attribute", "level", "auroc", "attribute_auroc", "n_present", "n_absent"]),
+            pd.DataFrame(
+                columns=["concept", "attribute", "level", "auroc", "attribute_auroc", "n_present", "n_absent"]
+            ),
             pd.DataFrame(columns=["concept", "attribute", "shift", "se", "low", "high"]),
         )
 
@@ -146,7 +148,9 @@ def _clustered_slope(x: np.ndarray, y: np.ndarray, g: np.ndarray, *others: np.nd
     return float(fit.params[1]), float(fit.bse[1])
 
 
-def _within(concept: str, name: str, graph: CausalGraph, codes: np.ndarray, s: np.ndarray, u: np.ndarray) -> list[list[Any]]:
+def _within(
+    concept: str, name: str, graph: CausalGraph, codes: np.ndarray, s: np.ndarray, u: np.ndarray
+) -> list[list[Any]]:
     attribute = graph.attributes[name]
     own = auroc(np.nan_to_num(codes, nan=np.nanmean(codes)), u == 1)
     own = max(own, 1 - own)  # the column may point either way

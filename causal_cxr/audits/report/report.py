@@ -72,8 +72,7 @@ class Report:
         folder = Path(folder)
         shards = folder / "measurements"
         if not list(shards.glob("*/shard-*.parquet")):
-            for number, (kind, frame) in enumerate(self.measurements.groupby("editor", sort=False)):
-                del number
+            for kind, frame in self.measurements.groupby("editor", sort=False):
                 target = shards / (str(kind) or "factual") / "shard-00000.parquet"
                 _whole(target, _parquet(frame))
         content = {
@@ -106,14 +105,24 @@ class Report:
 
         folder = Path(folder)
         if not (folder / "report.json").is_file():
-            raise FileNotFoundError(f"{folder} holds no report.json; was the audit killed? Run it again, it will go on.")
+            raise FileNotFoundError(
+                f"{folder} holds no report.json; was the audit killed? Run it again, it will go on."
+            )
         content = json.loads((folder / "report.json").read_text())
         gallery: tuple[GalleryItem, ...] = ()
         if (folder / "gallery.npz").is_file():
             with np.load(folder / "gallery.npz", allow_pickle=False) as arrays:
-                index = json.loads(str(arrays["index"]))
+                index: list[Any] = json.loads(str(arrays["index"]))
                 gallery = tuple(
-                    GalleryItem(*about, arrays["factual"][i], arrays["null"][i], arrays["counterfactual"][i])
+                    GalleryItem(
+                        about[0],
+                        about[1],
+                        about[2],
+                        about[3],
+                        arrays["factual"][i],
+                        arrays["null"][i],
+                        arrays["counterfactual"][i],
+                    )
                     for i, about in enumerate(index)
                 )
         return cls(
@@ -146,7 +155,10 @@ class Report:
         )  # fmt: skip
 
     def _drawing(self, editor: str) -> str:
-        found = [(r["attribute"], r["concept"], f"{r['editor_effect']:+.2f}") for r in self.revealed(editor).to_dict("records")]
+        found = [
+            (r["attribute"], r["concept"], f"{r['editor_effect']:+.2f}")
+            for r in self.revealed(editor).to_dict("records")
+        ]
         return self.graph.draw(revealed=found).svg
 
     def _leaks(self, editors: list[str]) -> dict[str, Any]:

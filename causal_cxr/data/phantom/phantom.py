@@ -62,7 +62,7 @@ class Phantom:
         self.attributes = pd.DataFrame({a.name: a.decode(self._codes[a.name]) for a in LABELLED})
         self.hidden = pd.DataFrame({name: self._codes[name].astype(int) for name in HIDDEN_NAMES})
         self.patients = pd.Series([f"{world.name}-{seed}-{p:06d}" for p in patient], name="patient")
-        self.texts = report_sentences(self.attributes, self.hidden, rng)
+        self.texts: pd.Series | None = report_sentences(self.attributes, self.hidden, rng)
         recipe = f"{renderer.VERSION}|{world!r}|{n}|{size}|{seed}|{images_per_patient}"
         self.fingerprint = hashlib.sha256(recipe.encode()).hexdigest()[:16]
 
@@ -72,7 +72,9 @@ class Phantom:
     def images(self, rows: np.ndarray) -> Tensor:
         """Draw the factual images, ``(n, 1, size, size)`` in [0, 1]."""
         rows = np.asarray(rows)
-        return renderer.render(self._drawn({k: v[rows] for k, v in self._codes.items()}), self._noise.take(rows), self.size)
+        return renderer.render(
+            self._drawn({k: v[rows] for k, v in self._codes.items()}), self._noise.take(rows), self.size
+        )
 
     def counterfactual(self, target: pd.DataFrame) -> Tensor:
         """The true counterfactual images: same noise, labelled attributes as in ``target``, hidden ones following.

@@ -74,7 +74,9 @@ class Noise:
 PLACEMENT_COLUMNS = tuple(name for names in PLACEMENT.values() for name in names)
 
 
-def _chord(x: Tensor, y: Tensor, cx: Tensor | float, cy: Tensor | float, a: Tensor | float, b: Tensor | float) -> Tensor:
+def _chord(
+    x: Tensor, y: Tensor, cx: Tensor | float, cy: Tensor | float, a: Tensor | float, b: Tensor | float
+) -> Tensor:
     """Chord of an ellipsoid of unit depth: ``2 sqrt(1 - ((x-cx)/a)^2 - ((y-cy)/b)^2)`` inside, 0 outside."""
     return 2 * (1 - ((x - cx) / a) ** 2 - ((y - cy) / b) ** 2).clamp_min(0).sqrt()
 

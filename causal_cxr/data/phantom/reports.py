@@ -42,15 +42,15 @@ def report_sentences(attributes: pd.DataFrame, hidden: pd.DataFrame, rng: np.ran
     """
     things = pd.concat([attributes[["cardiomegaly", "effusion"]].astype(int), hidden], axis=1)
     mention, wording = rng.uniform(size=things.shape), rng.integers(0, 2, size=things.shape)
-    texts = []
+    texts, shows = [], things.to_numpy()
     for i, (age, sex, view) in enumerate(attributes[["age", "sex", "view"]].itertuples(index=False)):
         band = "aged over 60" if age > 60 else "aged 60 or under"
         parts = [f"{view} view of a {'woman' if sex == 'female' else 'man'} {band}"]
         findings = []
         for j, name in enumerate(things.columns):
-            if things.iat[i, j] and mention[i, j] < P_MENTION_PRESENT:
+            if shows[i, j] and mention[i, j] < P_MENTION_PRESENT:
                 findings.append(_PRESENT[name][wording[i, j]])
-            elif not things.iat[i, j] and mention[i, j] < P_MENTION_ABSENT:
+            elif not shows[i, j] and mention[i, j] < P_MENTION_ABSENT:
                 findings.append(_ABSENT[name])
         rng.shuffle(findings)
         texts.append(" . ".join(parts + findings))

@@ -89,7 +89,9 @@ class World:
             values[name] = (uniforms[name] < mechanism.probability(values, n)).astype(float)
         return values
 
-    def hidden_given(self, labelled: Mapping[str, np.ndarray], uniforms: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def hidden_given(
+        self, labelled: Mapping[str, np.ndarray], uniforms: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         """Hidden codes under a labelled vector, the hidden attributes' own noise kept."""
         n = len(labelled["age"])
         values = dict(labelled)

@@ -68,7 +68,9 @@ class DiffusionEditor:
 
         folder = Path(folder)
         if not (folder / CONFIG).is_file():
-            raise FileNotFoundError(f"{folder} has no {CONFIG}; save an editor there with DiffusionEditor.save(folder).")
+            raise FileNotFoundError(
+                f"{folder} has no {CONFIG}; save an editor there with DiffusionEditor.save(folder)."
+            )
         config = json.loads((folder / CONFIG).read_text())
         attributes = [attribute_from_dict(entry) for entry in config["attributes"]]
         return cls(
@@ -118,7 +120,9 @@ class DiffusionEditor:
         """
         reduction = UNSHUFFLE * 2 ** (len(self.unet.config.block_out_channels) - 1)
         if images.shape[-1] % reduction or images.shape[-2] % reduction:
-            raise ValueError(f"Image sides must be multiples of {reduction}, got {tuple(images.shape[-2:])}; resize them.")
+            raise ValueError(
+                f"Image sides must be multiples of {reduction}, got {tuple(images.shape[-2:])}; resize them."
+            )
         condition = self._condition(attributes, 0)
         latent = heun(self._velocity(condition), to_latent(images), 0.0, 1.0, self.steps)
         return Abduction(attributes, latent, 2 * self.steps * len(images))

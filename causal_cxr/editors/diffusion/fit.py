@@ -1,6 +1,6 @@
 """Fit a small text-conditioned diffusion editor: resumable, deterministic for a seed and thread count.
 
-    python -m causal_cxr.editors.diffusion.fit --world portable --steps 2500 --out runs/diffusion-portable
+python -m causal_cxr.editors.diffusion.fit --world portable --steps 2500 --out runs/diffusion-portable
 """
 
 import argparse
@@ -188,7 +188,9 @@ def _vocabulary(attributes: Mapping[str, Attribute]) -> list[str]:
     return words * 20
 
 
-def _checkpoint(file: Path, step: int, names: Any, parameters: Any, average: Any, optimiser: Any, save_file: Any) -> None:
+def _checkpoint(
+    file: Path, step: int, names: Any, parameters: Any, average: Any, optimiser: Any, save_file: Any
+) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     state = {"step": torch.tensor(step)}
     for name, p, smooth in zip(names, parameters, average, strict=True):

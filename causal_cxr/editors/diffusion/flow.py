@@ -6,6 +6,7 @@ another one.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ def to_images(latent: Tensor) -> Tensor:
 def heun(velocity: Callable[[Tensor, float], Tensor], x: Tensor, start: float, end: float, steps: int) -> Tensor:
     """Integrate ``dx/dt = velocity(x, t)`` from ``start`` to ``end``; two evaluations a step."""
     times = torch.linspace(start, end, steps + 1, dtype=torch.float64).tolist()
-    for t, t_next in zip(times[:-1], times[1:], strict=True):
+    for t, t_next in pairwise(times):
         h = t_next - t
         slope = velocity(x, t)
         x = x + 0.5 * h * (slope + velocity(x + h * slope, t_next))

@@ -5,6 +5,8 @@ Binary and categorical: Gumbel-max with linear logits; abduction draws the Gumbe
 observed level (Maddison et al., NeurIPS 2014; Oberst & Sontag, ICML 2019).
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,19 +57,24 @@ class SCM:
             raise ValueError("No row of the table has all labelled attributes; nothing to fit the SCM on.")
         codes = self._codes(complete)
         for name in self.order:
-            features, target = self._features(name, codes), codes[name]
-            weights = torch.zeros(features.shape[1], self._outputs(name), dtype=torch.float64, requires_grad=True)
-            optimiser = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
-
-            def loss(name: str = name, weights: Tensor = weights, features: Tensor = features, target: Tensor = target) -> Tensor:
-                optimiser.zero_grad()
-                value = -self._distribution(name, features @ weights).log_prob(target).mean() + L2 * weights[1:].square().sum()
-                value.backward()
-                return value
-
-            optimiser.step(loss)
-            self._weights[name] = weights.detach()
+            self._weights[name] = self._fit_mechanism(
+                name, self._features(name, codes), self._inside(name, codes[name])
+            )
         return self
+
+    def _fit_mechanism(self, name: str, features: Tensor, target: Tensor) -> Tensor:
+        weights = torch.zeros(features.shape[1], self._outputs(name), dtype=torch.float64, requires_grad=True)
+        optimiser = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimiser.zero_grad()
+            log_likelihood = self._distribution(name, features @ weights).log_prob(target).mean()
+            value = L2 * weights[1:].square().sum() - log_likelihood
+            value.backward()
+            return value
+
+        optimiser.step(loss)
+        return weights.detach()
 
     def model(self, n: int) -> dict[str, Tensor]:
         """The Pyro program; condition or intervene with ``pyro.condition`` and ``pyro.do``. Sites carry codes."""
@@ -87,7 +94,10 @@ class SCM:
     def log_prob(self, table: pd.DataFrame) -> np.ndarray:
         """``(n,)`` log density of complete rows."""
         codes = self._codes(self._complete(table))
-        parts = [self._distribution(m, self._features(m, codes) @ self._weights[m]).log_prob(codes[m]) for m in self.order]
+        parts = [
+            self._distribution(m, self._features(m, codes) @ self._weights[m]).log_prob(self._inside(m, codes[m]))
+            for m in self.order
+        ]
         return torch.stack(parts).sum(0).numpy()
 
     def abduct(self, table: pd.DataFrame, seed: int = 0) -> dict[str, Tensor]:
@@ -103,7 +113,7 @@ class SCM:
             parameters = self._features(name, codes) @ self._weights[name]
             if isinstance(self.graph.attributes[name], Continuous):
                 location, scale = _affine(parameters)
-                noise[name] = (self._range(name).inv(codes[name]) - location) / scale
+                noise[name] = (self._range(name).inv(self._inside(name, codes[name])) - location) / scale
             else:
                 noise[name] = _posterior_gumbels(parameters, codes[name].long(), generator)
         return noise
@@ -120,28 +130,63 @@ class SCM:
             typed rows with the same index; what is no descendant of an intervened attribute stays bit for bit.
         """
         factual = self._complete(table)
-        codes, noise = self._codes(factual), self.abduct(factual, seed)
-        moved = {name for target in do for name in self.graph.descendants(target)} - set(do)
-        values = dict(codes)
+        codes = self._codes(factual)
+        values = self._predict(self.abduct(factual, seed), do, len(factual), codes)
+        result = self._table(values, factual.index)
+        moved = {name for target in do for name in (target, *self.graph.descendants(target))}
+        for name in set(self.order) - moved:
+            result[name] = factual[name]
+        return result
+
+    def predict(self, noise: Mapping[str, Tensor], do: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """The rows that this noise gives, typed, some attributes set to a value or to one a row."""
+        return self._table(self._predict(noise, do or {}, len(next(iter(noise.values()))), None), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data (JSON can hold it): the graph and the fitted weights, exactly."""
+        weights = {name: weight.tolist() for name, weight in self._weights.items()}
+        return {"graph": self.graph.to_dict(), "weights": weights, "rows_left_out": self.rows_left_out}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "SCM":
+        """The model that :meth:`to_dict` wrote."""
+        scm = cls(CausalGraph.from_dict(data["graph"]))
+        scm._weights = {name: torch.tensor(weight, dtype=torch.float64) for name, weight in data["weights"].items()}
+        scm.rows_left_out = data["rows_left_out"]
+        return scm
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with the graph and the weights."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def _predict(
+        self, noise: Mapping[str, Tensor], do: Mapping[str, Any], n: int, codes: Mapping[str, Tensor] | None
+    ) -> dict[str, Tensor]:
+        """Codes; a row whose causes have their factual ``codes`` keeps its own exactly, rounding included."""
+        unknown = [name for name in do if name not in self.order]
+        if unknown:
+            raise ValueError(f"Cannot set {unknown}; the SCM has {list(self.order)}.")
+        values: dict[str, Tensor] = {}
         for name in self.order:
             if name in do:
-                given = do[name] if isinstance(do[name], pd.Series) else pd.Series([do[name]] * len(factual))
-                values[name] = torch.as_tensor(self.graph.attributes[name].encode(given))
-            elif name in moved:
-                parameters = self._features(name, values) @ self._weights[name]
-                if isinstance(self.graph.attributes[name], Continuous):
-                    location, scale = _affine(parameters)
-                    predicted = self._range(name)(location + scale * noise[name])
-                else:
-                    predicted = (parameters + noise[name]).argmax(-1).to(torch.float64)
-                # A row whose causes did not move keeps its value exactly, rounding included.
-                still = torch.stack([values[p] == codes[p] for p in self.parents[name]]).all(0)
-                values[name] = torch.where(still, codes[name], predicted)
-        result = self._table(values, factual.index)
-        for name in self.order:
-            if name not in do and name not in moved:
-                result[name] = factual[name]
-        return result
+                given = [do[name]] * n if np.isscalar(do[name]) else list(do[name])
+                if len(given) != n:
+                    raise ValueError(f"do has {len(given)} values for {name!r} and the table {n} rows; give one a row.")
+                values[name] = torch.tensor(self.graph.attributes[name].encode(pd.Series(given)))
+                continue
+            parameters = self._features(name, values, n) @ self._weights[name]
+            if isinstance(self.graph.attributes[name], Continuous):
+                location, scale = _affine(parameters)
+                values[name] = self._range(name)(location + scale * noise[name])
+            else:
+                values[name] = (parameters + noise[name]).argmax(-1).to(torch.float64)
+            if codes is not None:
+                still = torch.ones(n, dtype=torch.bool)
+                for parent in self.parents[name]:
+                    still &= values[parent] == codes[parent]
+                values[name] = torch.where(still, codes[name], values[name])
+        return values
 
     def _complete(self, table: pd.DataFrame) -> pd.DataFrame:
         typed = self.graph.coerce(table)
@@ -154,12 +199,7 @@ class SCM:
     def _codes(self, table: pd.DataFrame) -> dict[str, Tensor]:
         codes = {}
         for name in self.order:
-            attribute = self.graph.attributes[name]
-            code = attribute.encode(table[name])
-            if isinstance(attribute, Continuous):
-                margin = EDGE * (attribute.high - attribute.low)
-                code = np.clip(code, attribute.low + margin, attribute.high - margin)
-            codes[name] = torch.as_tensor(code)
+            codes[name] = torch.tensor(self.graph.attributes[name].encode(table[name]))
         return codes
 
     def _table(self, codes: Mapping[str, Tensor], index: Any) -> pd.DataFrame:
@@ -172,12 +212,21 @@ class SCM:
         for parent in self.parents[name]:
             attribute = self.graph.attributes[parent]
             if isinstance(attribute, Continuous):
-                centred = (codes[parent] - (attribute.low + attribute.high) / 2) / ((attribute.high - attribute.low) / 4)
+                centred = (codes[parent] - (attribute.low + attribute.high) / 2) / (
+                    (attribute.high - attribute.low) / 4
+                )
                 columns.append(centred)
             else:
                 columns += [(codes[parent] == k).to(torch.float64) for k in range(1, len(attribute.levels))]
         rows = n if n is not None else len(next(iter(codes.values())))
         return torch.stack([torch.ones(rows, dtype=torch.float64), *columns], dim=1)
+
+    def _inside(self, name: str, values: Tensor) -> Tensor:
+        attribute = self.graph.attributes[name]
+        if not isinstance(attribute, Continuous):
+            return values
+        margin = EDGE * (attribute.high - attribute.low)
+        return values.clamp(attribute.low + margin, attribute.high - margin)
 
     def _outputs(self, name: str) -> int:
         attribute = self.graph.attributes[name]

@@ -1,0 +1,5 @@
+"""A deep structural causal model as an intervention operator: abduct, act, predict."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

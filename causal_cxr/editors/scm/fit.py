@@ -1,0 +1,175 @@
+"""Fit the image mechanism of a deep SCM: resumable, deterministic for a seed and thread count.
+
+python -m causal_cxr.editors.scm.fit --world portable --steps 1200 --out runs/scm-portable
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from causal_cxr.data.dataset import Dataset
+from causal_cxr.editors.scm.editor import SCMEditor, conditions, n_conditions
+from causal_cxr.editors.scm.vae import ConditionalVAE
+from causal_cxr.graphs import CausalGraph
+from causal_cxr.graphs.scm import SCM
+
+EMA = 0.995
+WARM_UP = 50
+READ = 256  #: images read at once
+
+
+def fit_image_model(
+    dataset: Dataset,
+    rows: np.ndarray,
+    graph: CausalGraph,
+    *,
+    steps: int = 3000,
+    seed: int = 0,
+    batch_size: int = 32,
+    learning_rate: float = 2e-3,
+    width: int = 32,
+    latent: int = 16,
+    scale: float = 0.05,
+    patience: int = 8,
+    evaluate_every: int = 100,
+    renderer_version: int | None = None,
+    checkpoint: Path | None = None,
+    minutes: float | None = None,
+) -> SCMEditor:
+    """Fit attribute mechanisms and image mechanism to the rows; Adam, warm-up, cosine decay, an EMA of the weights.
+
+    A tenth of the patients is held out of the image model's gradient; the weights that give them the best bound are
+    returned.
+
+    Args:
+        dataset: images of one size, sides multiples of 16, and labelled attributes.
+        rows: to fit on; the rest is never looked at. Rows that miss an attribute are left out.
+        graph: declares the attributes and which of them show in the image.
+        steps: of ``batch_size`` images, at most.
+        seed: of initial weights, batches, held-out patients and latent draws.
+        width, latent, scale: see :class:`ConditionalVAE`.
+        patience: evaluations in a row without a better bound after which the fit stops.
+        renderer_version: recorded, for phantoms.
+        checkpoint: folder for resumable state, written whole or not at all; a killed fit goes on from it.
+        minutes: stop early after so much wall time (then the result depends on the machine; the card must say so).
+
+    Raises:
+        ValueError: fewer than two patients have all attributes.
+    """
+    from rich.progress import Progress
+    from safetensors.torch import load_file, save_file
+
+    table = graph.coerce(dataset.attributes.iloc[rows])
+    complete = table.notna().all(axis=1).to_numpy()
+    rows, table = np.asarray(rows)[complete], table[complete]
+    patients = dataset.patients.iloc[rows].to_numpy()
+    distinct = np.unique(patients)
+    if len(distinct) < 2:
+        raise ValueError(f"{len(distinct)} patient(s) have all attributes; a fit needs two or more.")
+    held = np.random.default_rng(seed).choice(distinct, max(1, len(distinct) // 10), replace=False)
+    is_held = np.isin(patients, held)
+    scm = SCM(graph).fit(table)
+    # Half precision: the images lie in memory for the whole fit, and its error is far under the pixel scale.
+    images = torch.cat([dataset.images(rows[i : i + READ]).half() for i in range(0, len(rows), READ)])
+    condition = conditions(graph, table)
+    seen, unseen = np.flatnonzero(~is_held), np.flatnonzero(is_held)[:READ]
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = ConditionalVAE(n_conditions(graph), width, latent, scale)
+        average = ConditionalVAE(**model.settings)
+        average.load_state_dict(model.state_dict())
+        best = {name: weight.clone() for name, weight in average.state_dict().items()}
+        optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.99))
+        first, bound, waited, begun = 0, float("inf"), 0, time.monotonic()
+        state_file = checkpoint / "state.safetensors" if checkpoint else None
+        if state_file and state_file.exists():
+            state = load_file(state_file)
+            first, waited, bound = int(state["step"]), int(state["waited"]), float(state["bound"])
+            for name, p in model.named_parameters():
+                p.data.copy_(state[f"weight.{name}"])
+                moments = {"exp_avg": state[f"first.{name}"], "exp_avg_sq": state[f"second.{name}"]}
+                optimiser.state[p] = {"step": torch.tensor(float(first)), **moments}
+            average.load_state_dict({name: state[f"average.{name}"] for name in best})
+            best = {name: state[f"best.{name}"] for name in best}
+
+        with Progress(transient=True) as progress:
+            task = progress.add_task("image model", total=steps, completed=first)
+            for step in range(first, steps):
+                if waited >= patience or (minutes is not None and time.monotonic() - begun > 60 * minutes):
+                    break
+                # One generator a step, so that a resumed fit draws what an uninterrupted one would.
+                chosen = np.random.default_rng([seed, step]).choice(seen, min(batch_size, len(seen)), replace=False)
+                torch.manual_seed(seed * 1_000_003 + step)
+                decay = 0.5 * (1 + np.cos(np.pi * step / steps))
+                for group in optimiser.param_groups:
+                    group["lr"] = learning_rate * min(1.0, (step + 1) / WARM_UP) * max(decay, 0.02)
+                optimiser.zero_grad()
+                model.loss(images[chosen].float(), condition[chosen]).backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimiser.step()
+                with torch.no_grad():
+                    weight = min(EMA, (step + 1) / (step + 10))  # short at first: the initial weights are forgotten
+                    for mean, p in zip(average.parameters(), model.parameters(), strict=True):
+                        mean.lerp_(p, 1 - weight)
+                progress.update(task, completed=step + 1)
+                if (step + 1) % evaluate_every and step + 1 < steps:
+                    continue
+                now = _held_out_bound(average, images[unseen].float(), condition[unseen], seed)
+                waited = 0 if now < bound else waited + 1
+                if now < bound:
+                    bound, best = now, {name: weight.clone() for name, weight in average.state_dict().items()}
+                progress.update(task, description=f"image model, bound {bound:.3f}")
+                if state_file and checkpoint:
+                    state = {"step": torch.tensor(step + 1), "waited": torch.tensor(waited)}
+                    state["bound"] = torch.tensor(bound, dtype=torch.float64)
+                    for name, p in model.named_parameters():
+                        moments = optimiser.state[p]
+                        state |= {f"weight.{name}": p.data, f"first.{name}": moments["exp_avg"]}
+                        state[f"second.{name}"] = moments["exp_avg_sq"]
+                    state |= {f"average.{name}": weight for name, weight in average.state_dict().items()}
+                    state |= {f"best.{name}": weight for name, weight in best.items()}
+                    checkpoint.mkdir(parents=True, exist_ok=True)
+                    save_file(state, f"{state_file}.partial")
+                    Path(f"{state_file}.partial").rename(state_file)
+        average.load_state_dict(best)
+    return SCMEditor(scm, average, fitted_on=frozenset(distinct), renderer_version=renderer_version)
+
+
+@torch.no_grad()
+def _held_out_bound(model: ConditionalVAE, images: Tensor, condition: Tensor, seed: int) -> float:
+    torch.manual_seed(seed)  # the same latent draws at each evaluation
+    return float(model.loss(images, condition))
+
+
+def main() -> None:
+    """Fit the baseline of a world."""
+    from causal_cxr.data.phantom import VERSION, Phantom
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--world", default="portable")
+    parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=7101)
+    parser.add_argument("--minutes", type=float, default=None)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    phantom = Phantom(given.images, world=given.world, size=given.size, seed=given.seed)
+    begun = time.monotonic()
+    editor = fit_image_model(
+        phantom, np.arange(given.images), phantom.graph, steps=given.steps, seed=given.seed, renderer_version=VERSION,
+        checkpoint=given.out / "checkpoint", minutes=given.minutes,
+    )  # fmt: skip
+    editor.fitted_on = frozenset({f"phantom:{given.world}:seed={given.seed}"})
+    editor.save(given.out)
+    print(json.dumps({"seconds": round(time.monotonic() - begun), "fingerprint": editor.fingerprint}))
+
+
+if __name__ == "__main__":
+    main()

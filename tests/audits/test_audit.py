@@ -1,0 +1,132 @@
+"""An audit end to end on a world of corners, whose hidden edge is view -> leads."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from audits.fakes import GRAPH, CornerDataset, CornerEditor, CornerReader
+
+from causal_cxr.audits import Audit, ManifestMismatch, Report
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    return Audit(GRAPH, [CornerReader()], n_edited=300).run(CornerEditor(), CornerDataset(2000), out=out, seed=1), out
+
+
+def verdict(report: Report, attribute: str, concept: str) -> str:
+    edges = report.edges
+    return edges[(edges["attribute"] == attribute) & (edges["concept"] == concept)]["verdict"].item()
+
+
+def test_the_hidden_edge_is_revealed_and_the_control_is_not(report):
+    assert verdict(report[0], "view", "leads") == "hidden"
+    assert verdict(report[0], "view", "control") == "none"
+    assert verdict(report[0], "disease", "control") == "none"
+
+
+def test_what_runs_through_a_labelled_mediator_is_mediated(report):
+    assert verdict(report[0], "disease", "leads") == "mediated"
+
+
+def test_an_editor_that_has_not_learnt_the_edge_misses_it():
+    found = Audit(GRAPH, [CornerReader()], n_edited=300).run(CornerEditor(learnt=False), CornerDataset(2000), seed=1)
+    assert verdict(found, "view", "leads") == "missed"
+
+
+def test_report_round_trip_is_exact(report):
+    made, out = report
+    loaded = Report.load(out)
+    pd.testing.assert_frame_equal(loaded.edges, made.edges, check_dtype=False)
+    pd.testing.assert_frame_equal(loaded.measurements, made.measurements)
+    assert loaded.graph == made.graph
+    assert loaded.provenance["specification_hash"] == made.provenance["specification_hash"]
+    assert len(loaded.gallery) == len(made.gallery) > 0
+
+
+def test_the_page_is_one_offline_file_of_less_than_2_mb(report):
+    page = (report[1] / "report.html").read_text()
+    assert len(page) < 2_000_000
+    assert "http-equiv=\"Content-Security-Policy\"" in page
+    assert "src=\"http" not in page
+    assert "<script" not in page
+
+
+def test_names_from_the_data_are_escaped(report):
+    import dataclasses
+
+    edges = report[0].edges.assign(concept="<script>alert(1)</script>")
+    page = dataclasses.replace(report[0], edges=edges).to_html()
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
+
+
+def test_the_same_specification_gives_the_same_bytes(report, tmp_path):
+    Audit(GRAPH, [CornerReader()], n_edited=300).run(CornerEditor(), CornerDataset(2000), out=tmp_path, seed=1)
+    assert (tmp_path / "edges.csv").read_bytes() == (report[1] / "edges.csv").read_bytes()
+
+
+def test_measurements_of_another_audit_are_refused(report):
+    with pytest.raises(ManifestMismatch, match="seed.*Choose another"):
+        Audit(GRAPH, [CornerReader()], n_edited=300).run(CornerEditor(), CornerDataset(2000), out=report[1], seed=2)
+
+
+def test_another_alpha_needs_no_new_measurement(report):
+    again = Audit(GRAPH, [CornerReader()], n_edited=300, alpha=0.01)
+    again.run(CornerEditor(), CornerDataset(2000), out=report[1], seed=1)
+    Audit(GRAPH, [CornerReader()], n_edited=300).run(CornerEditor(), CornerDataset(2000), out=report[1], seed=1)
+
+
+def test_audited_patients_that_a_model_has_seen_are_refused():
+    with pytest.raises(ValueError, match="'p0'.*used to fit editor"):
+        Audit(GRAPH, [CornerReader()]).run(CornerEditor(fitted_on=frozenset({"p0"})), CornerDataset(100))
+
+
+def test_unreadable_unedited_images_are_named_in_the_report():
+    dataset = CornerDataset(400, unreadable=(7,))
+    audit = Audit(GRAPH, [CornerReader()], n_edited=64)
+    edited, _ = audit._edited(dataset, 0)
+    assert 7 not in edited  # this seed edits other rows
+    assert "truncated file" in audit.run(CornerEditor(), dataset).provenance["unreadable"]["7"]
+
+
+KILLED = """
+    import sys, time
+    sys.path.insert(0, {tests!r})
+    from audits.fakes import *
+    from causal_cxr.audits import Audit
+    class Slow(CornerEditor):
+        def abduct(self, images, attributes, *, seeds):
+            time.sleep({pause})
+            return super().abduct(images, attributes, seeds=seeds)
+    Audit(GRAPH, [CornerReader()], n_edited=200).run(Slow(), CornerDataset(800), out={out!r}, batch_size=20, seed=3)
+"""
+
+
+def run_script(out: Path, pause: float) -> subprocess.Popen:
+    tests = str(Path(__file__).parents[1])
+    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(KILLED).format(tests=tests, out=str(out), pause=pause)])
+
+
+def test_a_run_killed_in_the_middle_goes_on_to_the_same_bytes(tmp_path):
+    process = run_script(tmp_path / "killed", pause=0.4)
+    shards = tmp_path / "killed" / "measurements" / "editor"
+    deadline = time.monotonic() + 120
+    while len(list(shards.glob("*.parquet"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = {file.name: file.stat().st_mtime_ns for file in shards.glob("*.parquet")}
+    assert 3 <= len(done) < 10
+    assert not (tmp_path / "killed" / "edges.csv").exists()
+    assert run_script(tmp_path / "killed", pause=0).wait() == 0
+    assert all((shards / name).stat().st_mtime_ns == when for name, when in done.items())
+    assert run_script(tmp_path / "whole", pause=0).wait() == 0
+    assert (tmp_path / "killed" / "edges.csv").read_bytes() == (tmp_path / "whole" / "edges.csv").read_bytes()
