@@ -1,0 +1,263 @@
+"""Effects against scipy, statsmodels, DoWhy, closed forms and simulated truth."""
+
+import math
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.weightstats import DescrStatsW
+
+from causal_cxr.audits.effects import (
+    NOTHING,
+    Effect,
+    benjamini_yekutieli,
+    covariate_columns,
+    design_matrix,
+    g_computation,
+    paired_effect,
+    signflip_max_t,
+)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+# --- paired effects
+
+
+def test_with_one_image_a_patient_it_is_the_one_sample_t_test(rng) -> None:
+    difference = rng.normal(0.2, 1.0, 50)
+    effect = paired_effect(difference, np.arange(50))
+    reference = stats.ttest_1samp(difference, 0.0)
+    low, high = reference.confidence_interval()
+    assert effect.interval() == pytest.approx((low, high))
+    assert effect.value / effect.se == pytest.approx(reference.statistic)
+
+
+def test_clusters_have_the_sandwich_error_of_statsmodels(rng) -> None:
+    patients = np.repeat(np.arange(40), 3)
+    difference = rng.normal(size=40)[patients] + rng.normal(size=120)
+    fit = sm.OLS(difference, np.ones(120)).fit(
+        cov_type="cluster", cov_kwds={"groups": patients, "use_correction": False}
+    )
+    assert paired_effect(difference, patients).se == pytest.approx(fit.bse[0] * math.sqrt(40 / 39))
+
+
+def test_the_order_and_names_of_patients_do_not_matter(rng) -> None:
+    patients = np.repeat([f"p{k}" for k in range(20)], 2)
+    difference = rng.normal(size=40)
+    shuffled = rng.permutation(40)
+    a, b = paired_effect(difference, patients), paired_effect(difference[shuffled], patients[shuffled])
+    assert (a.value, a.se, a.patients) == pytest.approx((b.value, b.se, b.patients))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_fewer_than_three_patients_say_nothing(n) -> None:
+    effect = paired_effect(np.ones(n), np.arange(n))
+    assert effect == NOTHING or math.isnan(effect.value)
+    assert math.isnan(effect.p_yes(0.1))
+    assert math.isnan(effect.p_no(0.1))
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say(rng) -> None:
+    patients = np.repeat(np.arange(30), 3)
+    covered = 0
+    for _ in range(1_000):
+        low, high = paired_effect(0.3 + rng.normal(size=30)[patients] + rng.normal(size=90), patients).interval()
+        covered += low <= 0.3 <= high
+    assert 0.93 <= covered / 1_000 <= 0.97
+
+
+# --- yes and no
+
+
+def test_no_is_two_one_sided_tests_as_in_statsmodels(rng) -> None:
+    difference = rng.normal(0.02, 0.5, 60)
+    effect = paired_effect(difference, np.arange(60))
+    p, *_ = DescrStatsW(difference).ttost_mean(-0.1, 0.1)
+    assert effect.p_no(0.1) == pytest.approx(p)
+
+
+def test_yes_at_delta_zero_is_the_two_sided_t_test(rng) -> None:
+    difference = rng.normal(0.2, 1.0, 50)
+    assert paired_effect(difference, np.arange(50)).p_yes(0.0) == pytest.approx(
+        stats.ttest_1samp(difference, 0.0).pvalue
+    )
+
+
+@given(st.floats(-1, 1), st.floats(0.001, 1), st.floats(0.01, 0.5), st.integers(2, 500))
+def test_yes_and_no_never_hold_together(value, se, delta, dof) -> None:
+    effect = Effect(value, se, dof, dof + 1, dof + 1)
+    assert not (effect.p_yes(delta) <= 0.05 and effect.p_no(delta) <= 0.05)
+    assert 0 <= effect.p_yes(delta) <= 1
+    assert 0 <= effect.p_no(delta) <= 1
+
+
+@pytest.mark.parametrize("truth", [0.1, -0.1])
+def test_both_tests_keep_their_size_at_the_border(rng, truth) -> None:
+    patients = np.repeat(np.arange(60), 2)
+    draws = [
+        paired_effect(truth + rng.normal(0, 0.3, 60)[patients] + rng.normal(0, 0.3, 120), patients)
+        for _ in range(1_000)
+    ]
+    assert np.mean([e.p_yes(0.1) <= 0.05 for e in draws]) <= 0.07
+    assert np.mean([e.p_no(0.1) <= 0.05 for e in draws]) <= 0.07
+
+
+def test_a_large_effect_is_yes_and_none_is_no_with_256_images_and_slope_08(rng) -> None:
+    for truth, yes in ((0.5, True), (0.0, False)):
+        moved = rng.uniform(size=256) < truth
+        effect = paired_effect(0.8 * moved + rng.normal(0, 0.15, 256), np.arange(256) // 2).scaled(0.8, 0.03)
+        assert (effect.p_yes(0.1) < 1e-3) == yes
+        assert (effect.p_no(0.1) < 1e-3) != yes
+
+
+def test_patients_needed_would_decide() -> None:
+    effect = Effect(0.02, 0.08, 99, 100, 100)
+    needed = effect.patients_needed(0.1)
+    assert effect.p_no(0.1) > 0.05
+    assert needed > 100
+    assert Effect(0.02, 0.08 * math.sqrt(100 / needed), needed - 1, 0, 0).p_no(0.1) < 0.05
+    assert Effect(0.1, 0.08, 99, 100, 100).patients_needed(0.1) == math.inf
+
+
+# --- the reader's slope
+
+
+def test_the_slopes_uncertainty_is_that_of_simulation(rng) -> None:
+    effect = Effect(0.3, 0.02, 1e6, 0, 0).scaled(0.6, 0.04)
+    draws = rng.normal(0.3, 0.02, 400_000) / rng.normal(0.6, 0.04, 400_000)
+    assert effect.value == pytest.approx(0.5)
+    assert effect.se == pytest.approx(draws.std(), rel=0.03)
+
+
+# --- sign flips
+
+
+def test_max_t_for_one_cell_is_the_exact_sign_flip_test() -> None:
+    difference = np.array([0.3, -0.1, 0.5, 0.7, 0.2, 0.4, -0.05, 0.6])
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 8)).reshape(8, -1).T
+    exact = (np.abs(signs @ difference) >= difference.sum() - 1e-12).mean()
+    assert signflip_max_t(difference[:, None], np.arange(8), draws=40_000)[0] == pytest.approx(exact, abs=0.005)
+
+
+def test_max_t_keeps_the_family_wise_error(rng) -> None:
+    patients = np.repeat(np.arange(40), 2)
+    any_false = [
+        signflip_max_t(
+            rng.normal(size=(40, 10))[patients] + rng.normal(size=(80, 10)), patients, draws=199, seed=s
+        ).min()
+        <= 0.05
+        for s in range(300)
+    ]
+    assert np.mean(any_false) <= 0.09
+
+
+def test_max_t_finds_the_one_cell_that_moves_and_passes_over_a_constant_one(rng) -> None:
+    differences = rng.normal(size=(60, 5))
+    differences[:, 0], differences[:, 4] = differences[:, 0] + 1.5, 0.0
+    p = signflip_max_t(differences, np.arange(60), draws=999)
+    assert p[0] == pytest.approx(1 / 1_000)
+    assert p[4] == 1.0
+    assert p[1:].min() > 0.05
+
+
+# --- standardisation
+
+
+def confounded(rng: np.random.Generator, n: int = 4_000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """z -> a, z -> u, a -> u; the effect of a is 0.2 + 0.3 z."""
+    z = (rng.uniform(size=n) < 0.4).astype(float)
+    a = (rng.uniform(size=n) < 0.2 + 0.5 * z).astype(float)
+    u = 0.1 + 0.3 * z + (0.2 + 0.3 * z) * a + rng.normal(0, 0.2, n)
+    return z, a, u
+
+
+def standardised(z: np.ndarray, a: np.ndarray, u: np.ndarray, patients: np.ndarray) -> Effect:
+    covariates = {"z": z - z.mean()}
+    low, high = (design_matrix(np.full(len(a), v), covariates, continuous=False) for v in (0.0, 1.0))
+    return g_computation(u[:, None], patients, design_matrix(a, covariates, continuous=False), low, high)[0]
+
+
+def test_standardising_a_saturated_model_is_the_stratified_difference(rng) -> None:
+    z, a, u = confounded(rng)
+    by_stratum = sum((z == v).mean() * (u[(z == v) & (a == 1)].mean() - u[(z == v) & (a == 0)].mean()) for v in (0, 1))
+    assert standardised(z, a, u, np.arange(len(a))).value == pytest.approx(by_stratum)
+
+
+def test_without_covariates_it_is_the_difference_of_means_with_the_robust_error(rng) -> None:
+    _, a, u = confounded(rng)
+    design = design_matrix(a, {}, continuous=False)
+    low, high = (design_matrix(np.full(len(a), v), {}, continuous=False) for v in (0.0, 1.0))
+    patients = np.arange(len(a)) // 2
+    effect = g_computation(u[:, None], patients, design, low, high)[0]
+    fit = sm.OLS(u, design).fit(cov_type="cluster", cov_kwds={"groups": patients})
+    assert effect.value == pytest.approx(u[a == 1].mean() - u[a == 0].mean())
+    assert effect.se == pytest.approx(fit.bse[1])
+
+
+def test_its_intervals_cover_the_truth(rng) -> None:
+    covered = 0
+    for _ in range(300):
+        n = 600
+        patients = np.arange(n) // 2
+        z, a, u = confounded(rng, n)
+        u += rng.normal(0, 0.2, n // 2)[patients]
+        low, high = standardised(z, a, u, patients).interval()
+        covered += low <= 0.2 + 0.3 * z.mean() <= high
+    assert covered / 300 >= 0.91
+
+
+def test_a_continuous_shift_follows_a_cubic_exactly() -> None:
+    a = np.linspace(-1, 2, 200)
+    low, high = (design_matrix(v, {}, continuous=True) for v in (np.zeros(3), np.ones(3)))
+    effect = g_computation(
+        (a - a**2 + 2 * a**3)[:, None], np.arange(200), design_matrix(a, {}, continuous=True), low, high
+    )[0]
+    assert effect.value == pytest.approx(2.0)
+
+
+def test_dowhy_finds_the_same_effect(rng) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from dowhy import CausalModel
+
+        n = 2_000
+        z = rng.normal(size=n)
+        a = (rng.uniform(size=n) < 1 / (1 + np.exp(-z))).astype(float)
+        u = 0.4 * a + 0.5 * z + rng.normal(0, 0.3, n)
+        frame = pd.DataFrame({"z": z, "a": a.astype(bool), "u": u})
+        model = CausalModel(frame, treatment="a", outcome="u", graph="digraph {z -> a; z -> u; a -> u;}")
+        second = model.estimate_effect(model.identify_effect(), method_name="backdoor.linear_regression")
+    ours = standardised(z, a, u, np.arange(n))
+    assert ours.value == pytest.approx(second.value, abs=0.01)
+    assert ours.interval()[0] <= 0.4 <= ours.interval()[1]
+
+
+# --- covariates and families
+
+
+def test_covariates_are_centred_dummies_or_powers() -> None:
+    sex = pd.Series(pd.Categorical(["m", "f", "m"], categories=["m", "f", "other"]), name="sex")
+    columns = covariate_columns(sex, sex.cat.codes.to_numpy(dtype=float))
+    assert list(columns) == ["sex=1"]  # nobody is "other"
+    age = pd.Series([20.0, 50.0, 80.0], name="age")
+    columns |= covariate_columns(age, age.to_numpy())
+    assert list(columns) == ["sex=1", "age^1", "age^2", "age^3"]
+    assert all(abs(column.mean()) < 1e-12 for column in columns.values())
+
+
+def test_by_is_its_published_formula_and_leaves_out_what_is_unknown() -> None:
+    p = np.array([0.01, np.nan, 0.04, 0.03])
+    harmonic = 1 + 1 / 2 + 1 / 3
+    assert benjamini_yekutieli(p) == pytest.approx(
+        [3 * harmonic * 0.01, np.nan, harmonic * 0.04, harmonic * 0.04], nan_ok=True
+    )
+    assert np.isnan(benjamini_yekutieli(np.array([np.nan]))).all()
