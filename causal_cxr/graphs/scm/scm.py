@@ -3,13 +3,17 @@
 Continuous attributes: an affine flow of a normal on the logit of the range, its mean and scale linear in the parents.
 Binary and categorical: Gumbel-max with linear logits; abduction draws the Gumbels from their exact posterior given the
 observed level (Maddison et al., NeurIPS 2014; Oberst & Sontag, ICML 2019).
+Bidirected edges: one shared latent each, a normal on the nodes of Gauss-Hermite quadrature, so that likelihood and
+posterior are exact sums.
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import pandas as pd
 import pyro
@@ -21,7 +25,9 @@ from torch import Tensor
 from causal_cxr.graphs.attributes import Continuous
 from causal_cxr.graphs.graph import CausalGraph
 
-L2 = 1e-3  #: ridge on the weights, so that a rare level cannot send them to infinity
+L2 = 0.5  #: a standard normal prior on the weights, so that a rare level cannot send them to infinity
+NODES = 9  #: values that a shared latent can take
+MOST_LATENTS = 3  #: in one district; the sum runs over ``NODES ** latents`` terms
 EDGE = 1e-4  #: continuous values are kept this share of the range away from its ends
 
 
@@ -29,59 +35,103 @@ class SCM:
     """Attribute mechanisms of a graph's labelled attributes.
 
     Args:
-        graph: its labelled part must be closed under the declared edges used here: hidden attributes take no part.
+        graph: hidden attributes take no part. How strongly a shared latent moves its two ends is not identified by a
+            table alone where they also share an edge; the prior then decides.
 
     Raises:
-        NotImplementedError: the graph has bidirected edges among labelled attributes; their shared latents are not
-            modelled, and ignoring them would give wrong counterfactuals in silence.
+        ValueError: more than ``MOST_LATENTS`` bidirected edges hang together.
+
+    >>> from causal_cxr.graphs import Binary, CausalGraph
+    >>> graph = CausalGraph([Binary("portable"), Binary("view", levels=("PA", "AP"))], [("portable", "view")])
+    >>> table = pd.DataFrame({"portable": [0, 1] * 50, "view": ["PA", "AP"] * 50})
+    >>> scm = SCM(graph).fit(table)
+    >>> scm.counterfactual(table.head(2), do={"view": "AP"})["portable"].tolist()
+    [0, 1]
     """
 
     def __init__(self, graph: CausalGraph) -> None:
         labelled = set(graph.labelled)
-        if any(set(pair) <= labelled for pair in graph.confounded):
-            raise NotImplementedError(
-                f"The SCM does not model latent common causes yet, and the graph declares {list(graph.confounded)}; pass "
-                "scm=... with one that does."
-            )
         self.graph = graph
         self.order = tuple(name for name in graph.topological_order() if name in labelled)
         self.parents = {name: tuple(p for p in self.order if p in graph.parents(name)) for name in self.order}
+        self._latents = {f"{a} <-> {b}": (a, b) for a, b in graph.confounded if {a, b} <= labelled}
+        pairs = nx.Graph(self._latents.values())
+        pairs.add_nodes_from(self.order)
+        components = [set(component) for component in nx.connected_components(pairs)]
+        self._districts = [tuple(name for name in self.order if name in component) for component in components]
+        for district in self._districts:
+            if len(self._shared(district)) > MOST_LATENTS:
+                raise ValueError(
+                    f"Bidirected edges {list(self._shared(district))} hang together; the SCM sums over at most "
+                    f"{MOST_LATENTS} such latents: drop some, or name their common cause as one attribute."
+                )
         self._weights: dict[str, Tensor] = {}
         self.rows_left_out = 0
 
     def fit(self, table: pd.DataFrame) -> "SCM":
-        """Maximum likelihood by L-BFGS, one mechanism after the other; rows with a missing value are left out and counted."""
+        """Penalised maximum likelihood by L-BFGS, district after district; deterministic.
+
+        Rows with a missing value are left out and counted in ``rows_left_out``.
+
+        Raises:
+            ValueError: no complete row, or a column is absent or has bad values.
+        """
         complete = self.graph.coerce(table).dropna()
         self.rows_left_out = len(table) - len(complete)
         if complete.empty:
             raise ValueError("No row of the table has all labelled attributes; nothing to fit the SCM on.")
         codes = self._codes(complete)
-        for name in self.order:
-            self._weights[name] = self._fit_mechanism(
-                name, self._features(name, codes), self._inside(name, codes[name])
-            )
+        for district in self._districts:
+            self._weights |= self._fit_district(district, codes, len(complete))
         return self
 
-    def _fit_mechanism(self, name: str, features: Tensor, target: Tensor) -> Tensor:
-        weights = torch.zeros(features.shape[1], self._outputs(name), dtype=torch.float64, requires_grad=True)
-        optimiser = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
+    def _fit_district(self, district: tuple[str, ...], codes: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
+        weights = {}
+        for name in district:
+            start = torch.zeros(
+                self._features(name, codes, n).shape[1] + len(self._shared((name,))),
+                self._outputs(name),
+                dtype=torch.float64,
+            )
+            if self._shared((name,)):  # at zero the two ends of a latent have no slope: L-BFGS would stay there
+                start[-len(self._shared((name,))) :, 0] = 0.5
+            weights[name] = start.requires_grad_()
+        optimiser = torch.optim.LBFGS(list(weights.values()), max_iter=200, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
             optimiser.zero_grad()
-            log_likelihood = self._distribution(name, features @ weights).log_prob(target).mean()
-            value = L2 * weights[1:].square().sum() - log_likelihood
+            penalty = sum(weight[1:].square().sum() for weight in weights.values())
+            value = L2 * penalty / n - self._joint(district, codes, n, weights).logsumexp(0).mean()
             value.backward()
             return value
 
         optimiser.step(loss)
-        return weights.detach()
+        return {name: weight.detach() for name, weight in weights.items()}
+
+    def _joint(
+        self, district: tuple[str, ...], codes: Mapping[str, Tensor], n: int, weights: Mapping[str, Tensor]
+    ) -> Tensor:
+        """``(g, n)`` log density of the rows and of each of the g values that the district's latents can take."""
+        values, log_weights = _grid(len(self._shared(district)))
+        given = dict(codes) | {latent: values[:, i, None] for i, latent in enumerate(self._shared(district))}
+        total = log_weights[:, None].expand(-1, n)
+        for name in district:
+            parameters = self._parameters(name, given, n, weights)
+            total = total + self._distribution(name, parameters).log_prob(self._inside(name, codes[name]))
+        return total
 
     def model(self, n: int) -> dict[str, Tensor]:
-        """The Pyro program; condition or intervene with ``pyro.condition`` and ``pyro.do``. Sites carry codes."""
+        """The Pyro program; condition or intervene with ``pyro.condition`` and ``pyro.do``. Sites carry codes.
+
+        Sites are the attributes, and ``"a <-> b"`` for each shared latent: the index of its quadrature node.
+        """
         values: dict[str, Tensor] = {}
+        nodes, log_weights = _grid(1)
         with pyro.plate("rows", n):
+            for latent in self._latents:
+                values[latent] = nodes[pyro.sample(latent, dist.Categorical(logits=log_weights)).long(), 0]
             for name in self.order:
-                parameters = self._features(name, values, n) @ self._weights[name]
+                parameters = self._parameters(name, values, n)
                 values[name] = pyro.sample(name, self._distribution(name, parameters)).to(torch.float64)
         return values
 
@@ -92,31 +142,38 @@ class SCM:
             return self._table(self.model(n), None)
 
     def log_prob(self, table: pd.DataFrame) -> np.ndarray:
-        """``(n,)`` log density of complete rows."""
+        """``(n,)`` log density of complete rows, shared latents summed out."""
         codes = self._codes(self._complete(table))
-        parts = [
-            self._distribution(m, self._features(m, codes) @ self._weights[m]).log_prob(self._inside(m, codes[m]))
-            for m in self.order
-        ]
+        parts = [self._joint(d, codes, len(table), self._fitted()).logsumexp(0) for d in self._districts]
         return torch.stack(parts).sum(0).numpy()
 
     def abduct(self, table: pd.DataFrame, seed: int = 0) -> dict[str, Tensor]:
-        """The noise that gave these rows: exact for continuous attributes, a posterior draw for levels.
+        """The noise that gave these rows: exact for continuous attributes, a posterior draw for levels and latents.
+
+        Returns:
+            name -> ``(n,)`` for a continuous attribute and for a shared latent, ``(n, levels)`` Gumbels for the others.
 
         Raises:
             ValueError: a labelled attribute is missing somewhere.
         """
-        codes = self._codes(self._complete(table))
+        codes, n = self._codes(self._complete(table)), len(table)
         generator = torch.Generator().manual_seed(seed)
-        noise = {}
+        noise: dict[str, Tensor] = {}
+        latents: dict[str, Tensor] = {}
+        for district in self._districts:
+            shared = self._shared(district)
+            if shared:
+                posterior = self._joint(district, codes, n, self._fitted()).softmax(0).T
+                drawn = torch.multinomial(posterior, 1, generator=generator)[:, 0]
+                latents |= {latent: _grid(len(shared))[0][drawn, i] for i, latent in enumerate(shared)}
         for name in self.order:
-            parameters = self._features(name, codes) @ self._weights[name]
+            parameters = self._parameters(name, codes | latents, n)
             if isinstance(self.graph.attributes[name], Continuous):
                 location, scale = _affine(parameters)
                 noise[name] = (self._range(name).inv(self._inside(name, codes[name])) - location) / scale
             else:
                 noise[name] = _posterior_gumbels(parameters, codes[name].long(), generator)
-        return noise
+        return noise | latents
 
     def counterfactual(self, table: pd.DataFrame, do: Mapping[str, Any], seed: int = 0) -> pd.DataFrame:
         """Abduct, act, predict.
@@ -167,15 +224,19 @@ class SCM:
         unknown = [name for name in do if name not in self.order]
         if unknown:
             raise ValueError(f"Cannot set {unknown}; the SCM has {list(self.order)}.")
-        values: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {latent: noise[latent] for latent in self._latents}
         for name in self.order:
             if name in do:
                 given = [do[name]] * n if np.isscalar(do[name]) else list(do[name])
                 if len(given) != n:
                     raise ValueError(f"do has {len(given)} values for {name!r} and the table {n} rows; give one a row.")
                 values[name] = torch.tensor(self.graph.attributes[name].encode(pd.Series(given)))
+                if values[name].isnan().any():
+                    raise ValueError(
+                        f"do sets {name!r} to a missing value; give the factual one where nothing changes."
+                    )
                 continue
-            parameters = self._features(name, values, n) @ self._weights[name]
+            parameters = self._parameters(name, values, n)
             if isinstance(self.graph.attributes[name], Continuous):
                 location, scale = _affine(parameters)
                 values[name] = self._range(name)(location + scale * noise[name])
@@ -207,7 +268,7 @@ class SCM:
         frame = frame[list(self.graph.labelled)]
         return frame if index is None else frame.set_axis(index)
 
-    def _features(self, name: str, codes: Mapping[str, Tensor], n: int | None = None) -> Tensor:
+    def _features(self, name: str, codes: Mapping[str, Tensor], n: int) -> Tensor:
         columns = []
         for parent in self.parents[name]:
             attribute = self.graph.attributes[parent]
@@ -218,8 +279,26 @@ class SCM:
                 columns.append(centred)
             else:
                 columns += [(codes[parent] == k).to(torch.float64) for k in range(1, len(attribute.levels))]
-        rows = n if n is not None else len(next(iter(codes.values())))
-        return torch.stack([torch.ones(rows, dtype=torch.float64), *columns], dim=1)
+        return torch.stack([torch.ones(n, dtype=torch.float64), *columns], dim=1)
+
+    def _parameters(
+        self, name: str, values: Mapping[str, Tensor], n: int, weights: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """``(n, outputs)``, or ``(g, n, outputs)`` where the latents' values are ``(g, 1)``."""
+        features, weight = self._features(name, values, n), (weights or self._fitted())[name]
+        parameters = features @ weight[: features.shape[1]]
+        for i, latent in enumerate(self._shared((name,))):
+            parameters = parameters + values[latent][..., None] * weight[features.shape[1] + i]
+        return parameters
+
+    def _shared(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The latents that move one of these attributes."""
+        return tuple(latent for latent, pair in self._latents.items() if set(pair) & set(names))
+
+    def _fitted(self) -> dict[str, Tensor]:
+        if not self._weights:
+            raise ValueError("The SCM is not fitted; call fit(table) first.")
+        return self._weights
 
     def _inside(self, name: str, values: Tensor) -> Tensor:
         attribute = self.graph.attributes[name]
@@ -247,7 +326,16 @@ class SCM:
 
 
 def _affine(parameters: Tensor) -> tuple[Tensor, Tensor]:
-    return parameters[:, 0], torch.nn.functional.softplus(parameters[:, 1] + 0.5)
+    return parameters[..., 0], torch.nn.functional.softplus(parameters[..., 1] + 0.5)
+
+
+def _grid(latents: int) -> tuple[Tensor, Tensor]:
+    """``(g, latents)`` joint values of independent latents and their ``(g,)`` log probabilities."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
+    log_weights = np.log(weights / weights.sum())
+    values = np.array(list(itertools.product(nodes, repeat=latents))).reshape(-1, latents)
+    joint = [sum(choice) for choice in itertools.product(log_weights, repeat=latents)]
+    return torch.tensor(values), torch.tensor(joint, dtype=torch.float64)
 
 
 def _posterior_gumbels(logits: Tensor, observed: Tensor, generator: torch.Generator) -> Tensor:
