@@ -228,17 +228,24 @@ def _frame(
     return frame.assign(**scores)
 
 
+def _readable(dataset: Dataset, rows: np.ndarray) -> tuple[Tensor, dict[int, str]]:
+    """Those of the images that can be read, in order, and what is wrong with the others."""
+    try:
+        return dataset.images(rows), {}
+    except UnreadableImages as error:
+        good = _without(rows, error.problems)
+        return dataset.images(good) if len(good) else torch.empty(0, 1, 1, 1), error.problems
+
+
+def _without(rows: np.ndarray, problems: Mapping[int, str]) -> np.ndarray:
+    return rows[np.array([int(row) not in problems for row in rows], dtype=bool)]
+
+
 def _factual_shard(dataset: Dataset, readers: Sequence[Reader], rows: np.ndarray) -> pd.DataFrame:
     """Scores of unedited images; an unreadable one is a row with its reason and no scores."""
-    problems: dict[int, str] = {}
-    try:
-        images = dataset.images(rows)
-        good = rows
-    except UnreadableImages as error:
-        problems = error.problems
-        good = rows[[int(row) not in problems for row in rows]]
-        images = dataset.images(good)
-    frame = _frame(dataset, good, _read(readers, images), kind="factual")
+    images, problems = _readable(dataset, rows)
+    good = _without(rows, problems)
+    frame = _frame(dataset, good, _read(readers, images) if len(good) else {}, kind="factual")
     if problems:
         bad = np.array(sorted(problems))
         reasons = [f"unreadable: {problems[int(row)]}" for row in bad]
@@ -249,8 +256,11 @@ def _factual_shard(dataset: Dataset, readers: Sequence[Reader], rows: np.ndarray
 def _edited_shard(
     dataset: Dataset, name: str, editor: Editor, readers: Sequence[Reader], plan: Plan, positions: np.ndarray
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray], int]:
-    rows = plan.edited[positions]
-    images = dataset.images(rows)
+    images, problems = _readable(dataset, plan.edited[positions])  # the factual shard names what cannot be read
+    rows = _without(plan.edited[positions], problems)
+    if not len(rows):
+        return _frame(dataset, rows, {}, editor=name, kind="null"), {}, 0
+    positions = positions[np.isin(plan.edited[positions], rows)]
     factual = dataset.attributes.iloc[rows]
     seeds = np.array(
         [np.random.SeedSequence([plan.seed, int(row)]).generate_state(1)[0] for row in rows], dtype=np.int64
@@ -312,7 +322,10 @@ def _part(editor: Editor, images: Tensor, factual: pd.DataFrame, seeds: np.ndarr
 def _composition(dataset: Dataset, editor: Editor, plan: Plan) -> dict[str, Any]:
     """Mean absolute change after null cycles, each abducted anew (composition axiom; Monteiro et al., ICLR 2023)."""
     rows = plan.edited[:COMPOSITION_IMAGES]
-    original = images = dataset.images(rows)
+    images, problems = _readable(dataset, rows)
+    rows, original = _without(rows, problems), images
+    if not len(rows):
+        return {"evaluations": 0, "cycles": []}
     factual = dataset.attributes.iloc[rows]
     evaluations, cycles = 0, []
     for cycle in range(1, max(COMPOSITION_CYCLES) + 1):

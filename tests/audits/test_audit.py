@@ -54,8 +54,8 @@ def test_report_round_trip_is_exact(report):
 def test_the_page_is_one_offline_file_of_less_than_2_mb(report):
     page = (report[1] / "report.html").read_text()
     assert len(page) < 2_000_000
-    assert "http-equiv=\"Content-Security-Policy\"" in page
-    assert "src=\"http" not in page
+    assert 'http-equiv="Content-Security-Policy"' in page
+    assert 'src="http' not in page
     assert "<script" not in page
 
 
@@ -89,12 +89,15 @@ def test_audited_patients_that_a_model_has_seen_are_refused():
         Audit(GRAPH, [CornerReader()]).run(CornerEditor(fitted_on=frozenset({"p0"})), CornerDataset(100))
 
 
-def test_unreadable_unedited_images_are_named_in_the_report():
-    dataset = CornerDataset(400, unreadable=(7,))
-    audit = Audit(GRAPH, [CornerReader()], n_edited=64)
-    edited, _ = audit._edited(dataset, 0)
-    assert 7 not in edited  # this seed edits other rows
-    assert "truncated file" in audit.run(CornerEditor(), dataset).provenance["unreadable"]["7"]
+def test_unreadable_images_are_named_in_the_report_and_stop_nothing():
+    """Edited or not, alone in their batch or not."""
+    dataset = CornerDataset(400, unreadable=(5, 7, 8, 9, 10, 11))
+    made = Audit(GRAPH, [CornerReader()]).run(CornerEditor(), dataset, batch_size=4)
+    assert made.provenance["unreadable"] == {str(row): "unreadable: truncated file" for row in (5, 7, 8, 9, 10, 11)}
+    edits = made.measurements[made.measurements["kind"] != "factual"]
+    assert sorted(set(range(400)) - set(edits["row"])) == [5, 7, 8, 9, 10, 11]
+    assert edits.filter(like="corners/").notna().all(axis=None)
+    assert verdict(made, "view", "control") in {"none", "undecided"}
 
 
 KILLED = """
@@ -112,7 +115,9 @@ KILLED = """
 
 def run_script(out: Path, pause: float) -> subprocess.Popen:
     tests = str(Path(__file__).parents[1])
-    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(KILLED).format(tests=tests, out=str(out), pause=pause)])
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(KILLED).format(tests=tests, out=str(out), pause=pause)]
+    )
 
 
 def test_a_run_killed_in_the_middle_goes_on_to_the_same_bytes(tmp_path):
