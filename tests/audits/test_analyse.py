@@ -1,0 +1,393 @@
+"""The analysing half, from score tables whose truth is known."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from causal_cxr.audits.analyse import Analysis, analyse
+from causal_cxr.graphs import Binary, Categorical, CausalGraph, Continuous, Contrast, default_contrasts
+from causal_cxr.readers.concepts import Concept
+from causal_cxr.readers.quality import COLUMNS, ReaderQuality
+
+AGE = Continuous("age", "years", 20, 90, phrases="{value:.0f}")
+DISEASE, VIEW, COIN = Binary("disease"), Binary("view", levels=("PA", "AP")), Binary("coin")
+GRAPH = CausalGraph(
+    [AGE, DISEASE, VIEW, COIN],
+    [
+        ("age", "disease"),
+        ("disease", "view"),
+        ("age", "view"),
+        ("age", "image"),
+        ("disease", "image"),
+        ("view", "image"),
+    ],
+)
+HIDDEN = ("of_view", "of_disease", "of_age_only", "of_nothing")
+CONCEPTS = (
+    *(Concept(name, (name,), (f"no {name}",), control=name == "of_nothing") for name in HIDDEN),
+    Concept("AP", ("AP",), ("PA",), attribute="view", level="AP"),
+    Concept("sick", ("sick",), ("well",), attribute="disease", level=1),
+)
+COLUMN = [f"r/{c.name}" for c in CONCEPTS]
+SLOPE = 0.7
+
+
+def known(slope: float = SLOPE, se: float = 0.02, prevalence: float = 0.4) -> ReaderQuality:
+    """A reader judged on many patients."""
+    values = dict.fromkeys(COLUMNS, 0.9) | {
+        "slope": slope, "slope_se": se, "slope_low": slope - 2 * se, "slope_high": slope + 2 * se,
+        "prevalence": prevalence, "ece": 0.0, "n_present": 400.0, "n_absent": 600.0,
+    }  # fmt: skip
+    frame = pd.DataFrame([values] * len(CONCEPTS), index=pd.Index([c.name for c in CONCEPTS], name="concept"))
+    return replace(ReaderQuality.unknown(CONCEPTS), concepts=frame)
+
+
+class World:
+    """age -> disease -> view, age -> view; each hidden attribute hangs on what its name says."""
+
+    def __init__(self, n: int = 3_000, edited: int = 256, seed: int = 0, drift: float = 0.05) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.noise = {name: self.rng.uniform(size=n) for name in ("age", "disease", "view", "coin", *HIDDEN)}
+        self.patients, self.drift = (np.arange(n) // 2).astype(str), drift
+        self.factual = self.follow({}, self.noise)
+        self.rows = np.sort(self.rng.permutation(n)[:edited])
+        self.image = self.rng.normal(0, 0.1, (n, len(CONCEPTS)))
+
+    @staticmethod
+    def follow(fixed: dict[str, np.ndarray], u: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        v = {"age": 20 + 70 * u["age"], "coin": (u["coin"] < 0.5) * 1.0} | fixed
+        old = (v["age"] - 55) / 35
+        v.setdefault("disease", (u["disease"] < 0.4 + 0.3 * old) * 1.0)
+        v.setdefault("view", (u["view"] < 0.25 + 0.35 * v["disease"] + 0.2 * old) * 1.0)
+        rate = {
+            "of_view": 0.1 + 0.7 * v["view"],
+            "of_disease": 0.2 + 0.5 * v["disease"],
+            "of_age_only": 0.5 + 0.45 * old,
+            "of_nothing": 0.4,
+        }
+        return v | {name: (u[name] < rate[name]) * 1.0 for name in HIDDEN}
+
+    @property
+    def attributes(self) -> pd.DataFrame:
+        return pd.DataFrame({name: a.decode(self.factual[name]) for name, a in GRAPH.attributes.items()})
+
+    def scores(self, v: dict[str, np.ndarray], rows: np.ndarray, move: dict[str, float]) -> np.ndarray:
+        there = np.column_stack([*(v[name] for name in HIDDEN), v["view"], v["disease"]])
+        score = 0.4 * (1 - SLOPE) + SLOPE * there + self.image[rows] + self.rng.normal(0, self.drift, there.shape)
+        for name, shift in move.items():
+            score[:, HIDDEN.index(name)] += shift
+        return score
+
+    def measure(
+        self, contrasts: tuple[Contrast, ...], editor: str = "oracle", frozen: bool = False, **move: float
+    ) -> pd.DataFrame:
+        """``frozen``: nothing but ``move`` (by concept, on the score, oriented) happens."""
+        u, n = {k: x[self.rows] for k, x in self.noise.items()}, len(self.patients)
+        now = {k: x[self.rows] for k, x in self.factual.items()}
+
+        def frame(
+            kind: str, rows: np.ndarray, scores: np.ndarray, contrast: Contrast | None, sign: np.ndarray
+        ) -> pd.DataFrame:
+            return pd.DataFrame(scores.astype(np.float32), columns=COLUMN).assign(
+                editor="" if kind == "factual" else editor, row=rows, patient=self.patients[rows], kind=kind,
+                contrast=contrast.name if contrast else "", attribute=contrast.attribute if contrast else "",
+                orientation=sign.astype(np.int8), accepted=True, reason="",
+            )  # fmt: skip
+
+        zero = np.zeros(n, dtype=np.int8)
+        parts = [frame("factual", np.arange(n), self.scores(self.factual, np.arange(n), {}), None, zero)]
+        parts.append(frame("null", self.rows, self.scores(now, self.rows, {}), None, zero[self.rows]))
+        for contrast in contrasts:
+            a = GRAPH.attributes[contrast.attribute]
+            moved, sign = contrast.apply(a, a.decode(now[contrast.attribute]))
+            order = ("age", "disease", "view", "coin")
+            for kind in ("total", "direct") if GRAPH.descendants(contrast.attribute) else ("total",):
+                held = (
+                    order if kind == "direct" else [k for k in order if k not in GRAPH.descendants(contrast.attribute)]
+                )
+                fixed = {k: now[k] for k in held} | {contrast.attribute: a.encode(moved)}
+                v = self.follow(fixed, u)
+                if frozen:
+                    v = now | {contrast.attribute: fixed[contrast.attribute]}
+                shift = {name: by * sign for name, by in move.items()}
+                parts.append(frame(kind, self.rows, self.scores(v, self.rows, shift), contrast, sign))
+        return pd.concat(parts, ignore_index=True)
+
+
+FLIP = tuple(c for c in default_contrasts(GRAPH) if c.attribute == "view")
+
+
+def run(world: World, table: pd.DataFrame, contrasts: tuple[Contrast, ...] = FLIP, quality: ReaderQuality | None = None,
+        graph: CausalGraph = GRAPH) -> Analysis:  # fmt: skip
+    return analyse(table, world.attributes, graph, contrasts, {"r": CONCEPTS}, {"r": quality or known()})
+
+
+def cell(analysis: Analysis, attribute: str, concept: str) -> pd.Series:
+    edges = analysis.edges
+    return edges[(edges["attribute"] == attribute) & (edges["concept"] == concept)].iloc[0]
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World()
+
+
+@pytest.fixture(scope="module")
+def oracle(world: World) -> Analysis:
+    contrasts = default_contrasts(GRAPH, {"age": 20.0})
+    return run(world, world.measure(contrasts), contrasts)
+
+
+# --- a faithful editor
+
+
+def test_every_true_relation_gets_its_verdict(oracle: Analysis) -> None:
+    assert cell(oracle, "view", "of_view")["verdict"] == "hidden"
+    assert cell(oracle, "disease", "of_disease")["verdict"] == "hidden"
+    assert cell(oracle, "age", "of_age_only")["verdict"] == "hidden"
+    assert cell(oracle, "view", "of_disease")["verdict"] == "spurious"
+    assert cell(oracle, "disease", "of_view")["verdict"] == "mediated"
+    for attribute in ("age", "disease", "view", "coin"):
+        assert cell(oracle, attribute, "of_nothing")["verdict"] in ("none", "undecided")
+    assert (oracle.edges.loc[oracle.edges["attribute"] == "coin", "verdict"] == "none").all()
+
+
+def test_estimates_are_on_the_scale_of_the_concept_and_their_intervals_hold_the_truth(oracle: Analysis) -> None:
+    row = cell(oracle, "view", "of_view")
+    for side in ("editor", "adjusted", "marginal"):
+        assert row[f"{side}_low"] <= 0.7 <= row[f"{side}_high"]
+    row = cell(oracle, "disease", "of_view")
+    assert row["editor_low"] <= 0.35 * 0.7 <= row["editor_high"]
+    assert row["direct_effect"] == pytest.approx(0.0, abs=0.03)
+    assert row["direct_call"] == "no"
+
+
+def test_the_adjustment_is_the_graphs(oracle: Analysis) -> None:
+    adjustment = oracle.edges.groupby("attribute")["adjustment"].first()
+    assert adjustment.to_dict() == {"view": "age, disease", "disease": "age", "age": "", "coin": ""}
+
+
+def test_effectiveness_of_a_faithful_editor_is_one_and_leak_shows_descendants_only(oracle: Analysis) -> None:
+    view = oracle.effectiveness.set_index("attribute").loc["view"]
+    assert view["low"] <= view["ratio"] <= view["high"]
+    assert view["ratio"] == pytest.approx(1.0, abs=0.1)
+    leak = oracle.leak.set_index(["attribute", "target"])["effect"]
+    assert leak["view", "disease"] == pytest.approx(0.0, abs=0.03)
+    assert leak["disease", "view"] == pytest.approx(0.35, abs=0.1)
+
+
+def test_a_sentence_holds_the_contrast_the_verdict_and_three_numbers(oracle: Analysis) -> None:
+    row = cell(oracle, "view", "of_view")
+    assert row["sentence"].startswith("view: PA -> AP on of_view: hidden")
+    assert all(f"{side} {row[f'{side}_effect']:+.2f}" in row["sentence"] for side in ("editor", "adjusted", "marginal"))
+    assert row["sign"] == 1
+    assert row["q"] <= 0.05
+
+
+# --- editors with faults
+
+
+def test_an_editor_that_learnt_a_confounded_relation_is_confounded(world: World) -> None:
+    analysis = run(world, world.measure(FLIP, of_age_only=0.3 * SLOPE, of_nothing=0.3 * SLOPE))
+    assert cell(analysis, "view", "of_age_only")["verdict"] == "confounded"
+    assert cell(analysis, "view", "of_nothing")["verdict"] == "artifact"
+
+
+def test_an_editor_that_moves_it_the_other_way_contradicts(world: World) -> None:
+    analysis = run(world, world.measure(FLIP, of_view=-1.2 * SLOPE, of_age_only=-0.4 * SLOPE))
+    assert cell(analysis, "view", "of_view")["verdict"] == "contradicted"
+    opposite = cell(analysis, "view", "of_age_only")
+    assert opposite["verdict"] == "undecided"
+    assert "opposite signs" in opposite["reason"]
+
+
+def test_an_editor_that_leaves_it_has_missed_it(world: World) -> None:
+    assert cell(run(world, world.measure(FLIP, frozen=True)), "view", "of_view")["verdict"] == "missed"
+
+
+def test_drift_that_the_null_edit_shares_is_no_effect(world: World) -> None:
+    table = world.measure(FLIP, frozen=True)
+    drifting = table["kind"].isin(["null", "total"])
+    table.loc[drifting, "r/of_nothing"] += 0.4
+    assert cell(run(world, table), "view", "of_nothing")["verdict"] == "none"
+
+
+# --- gates
+
+
+def reason(analysis: Analysis, concept: str = "of_view") -> str:
+    row = cell(analysis, "view", concept)
+    assert row["verdict"] == "undecided"
+    assert row["sign"] == 0
+    return row["reason"]
+
+
+def test_a_blind_reader_may_say_yes_but_never_no(world: World) -> None:
+    analysis = run(world, world.measure(FLIP), quality=known(slope=SLOPE, se=0.21))
+    assert set(analysis.edges["editor_call"]) <= {"yes", "undecided"}
+    assert "reader blind" in reason(analysis, "of_nothing")
+
+
+def test_an_unknown_reader_decides_nothing(world: World) -> None:
+    assert "known to work" in reason(run(world, world.measure(FLIP), quality=ReaderQuality.unknown(CONCEPTS)))
+
+
+def test_a_reader_that_follows_the_attribute_itself_is_refused(world: World) -> None:
+    follows = pd.DataFrame([["of_view", "view", 0.2, 0.02, 0.16, 0.24]], columns=known().follows.columns)
+    assert "follows view" in reason(run(world, world.measure(FLIP), quality=replace(known(), follows=follows)))
+
+
+def test_an_editor_that_does_not_set_the_attribute_is_refused(world: World) -> None:
+    table = world.measure(FLIP)
+    table.loc[table["kind"] == "total", "r/AP"] = table.loc[table["kind"] == "null", "r/AP"].to_numpy()
+    assert "not effective on view" in reason(run(world, table))
+
+
+def test_a_latent_common_cause_is_not_identifiable(world: World) -> None:
+    graph = CausalGraph(
+        [AGE, DISEASE, VIEW, COIN], [("view", "disease"), ("view", "image")], confounded=[("disease", "view")]
+    )
+    assert "not identifiable" in reason(run(world, world.measure(FLIP), graph=graph))
+
+
+def test_without_overlap_nothing_is_claimed() -> None:
+    world = World()
+    world.factual["disease"] = world.factual["view"].copy()  # every AP image is of a sick patient
+    assert "no overlap" in reason(run(world, world.measure(FLIP)))
+
+
+def test_one_level_only_is_no_overlap() -> None:
+    world = World()
+    table = world.measure(FLIP)
+    world.factual["view"][:] = 0.0
+    assert "no overlap" in reason(run(world, table))
+
+
+def test_directions_of_opposite_sign_are_asymmetric(world: World) -> None:
+    table = world.measure(FLIP, frozen=True)
+    total = table["kind"] == "total"
+    table.loc[total, "r/of_view"] += np.float32(0.4)  # appears whichever way the view goes
+    row = reason(run(world, table))
+    assert "asymmetric" in row
+
+
+def test_too_few_patients_are_told_how_many_would_decide() -> None:
+    world = World(n=200, edited=40)
+    analysis = run(world, world.measure(FLIP))
+    undecided = analysis.edges[analysis.edges["verdict"] == "undecided"]
+    assert undecided["reason"].str.contains("patients would decide|correction").any()
+    assert (undecided["patients_needed"].dropna() > 0).all()
+
+
+def test_rejected_edits_and_rejected_nulls_do_not_enter(world: World) -> None:
+    table = world.measure(FLIP)
+    bad = table.index[table["kind"] == "total"][:10]
+    bad_null = table.index[table["kind"] == "null"][10:20]
+    table.loc[[*bad, *bad_null], "accepted"] = False
+    table.loc[bad, COLUMN] = 1e6
+    table.loc[bad_null, COLUMN] = -1e6
+    row = cell(run(world, table), "view", "of_view")
+    assert row["n_edited"] == 236
+    assert row["verdict"] == "hidden"
+
+
+def test_an_edit_that_was_never_measured_is_undecided(world: World) -> None:
+    table = world.measure(FLIP)
+    table = table[table["kind"] != "total"]
+    row = cell(run(world, table), "view", "of_view")
+    assert row["editor_call"] == ""
+    assert row["verdict"] == "undecided"
+
+
+# --- delta, missing values, kinds of attribute
+
+
+def test_delta_is_half_the_prevalence_of_a_rare_concept(world: World) -> None:
+    table = world.measure(FLIP)
+    seen = cell(run(world, table), "view", "of_nothing")
+    assert seen["prevalence"] == pytest.approx(world.factual["of_nothing"].mean(), abs=0.02)
+    assert seen["delta"] == 0.10
+    table["r/of_nothing"] = np.float32(0.4 * (1 - SLOPE) + SLOPE * 0.12)
+    rare = cell(run(world, table), "view", "of_nothing")
+    assert rare["prevalence"] == pytest.approx(0.12, abs=1e-5)
+    assert rare["delta"] == pytest.approx(0.06, abs=1e-5)
+
+
+def test_missing_attributes_leave_their_rows_out(world: World) -> None:
+    attributes = world.attributes
+    outside = np.setdiff1d(np.arange(len(attributes)), world.rows)[:100]
+    attributes.loc[outside, "view"] = None
+    analysis = analyse(world.measure(FLIP), attributes, GRAPH, FLIP, {"r": CONCEPTS}, {"r": known()})
+    row = cell(analysis, "view", "of_view")
+    assert row["n_unedited"] == 2_900
+    assert row["verdict"] == "hidden"
+
+
+def test_a_categorical_level_is_compared_with_its_reference_only() -> None:
+    rng = np.random.default_rng(0)
+    n, site = 1_500, Categorical("site", ("A", "B", "C"))
+    graph = CausalGraph([site], [("site", "image")])
+    code = rng.integers(0, 3, n)
+    concept = (Concept("tube", ("tube",), ("no tube",)),)
+    quality = known()
+    quality = replace(quality, concepts=quality.concepts.iloc[:1].rename(index={"of_view": "tube"}))
+    contrasts = default_contrasts(graph)
+    base = {"editor": "", "patient": np.arange(n).astype(str), "contrast": "", "attribute": "", "kind": "factual",
+            "orientation": 0, "accepted": True, "reason": "", "row": np.arange(n)}  # fmt: skip
+
+    def score(c: np.ndarray) -> np.ndarray:
+        return 0.1 + 0.7 * (rng.uniform(size=n) < 0.2 + 0.5 * (c == 2)) + rng.normal(0, 0.1, n)
+
+    parts = [
+        pd.DataFrame(base | {"r/tube": score(code)}),
+        pd.DataFrame(base | {"editor": "e", "kind": "null", "r/tube": score(code)}),
+    ]
+    for contrast in contrasts:
+        values = site.decode(code.astype(float))
+        moved, sign = contrast.apply(site, values)
+        parts.append(pd.DataFrame(base | {"editor": "e", "kind": "total", "contrast": contrast.name, "attribute": "site",
+                                          "orientation": sign, "r/tube": score(site.encode(moved))}))  # fmt: skip
+    table = pd.DataFrame({"site": site.decode(code.astype(float))})
+    edges = analyse(pd.concat(parts), table, graph, contrasts, {"r": concept}, {"r": quality}).edges.set_index(
+        "contrast"
+    )
+    assert edges.loc["site: A -> B", "verdict"] == "none"
+    assert edges.loc["site: A -> C", "verdict"] == "hidden"
+    assert edges.loc["site: A -> C", "n_unedited"] == int((code != 1).sum())
+
+
+# --- the whole
+
+
+def test_a_relation_the_graph_declares_is_declared_or_unsupported(world: World) -> None:
+    arrow = [*GRAPH.edges, ("view", "image"), ("view", "of_view"), ("view", "of_nothing")]
+    hidden = [Binary("of_view", hidden=True), Binary("of_nothing", hidden=True)]
+    graph = CausalGraph([AGE, DISEASE, VIEW, COIN, *hidden], arrow)
+    analysis = run(world, world.measure(FLIP), graph=graph)
+    assert cell(analysis, "view", "of_view")["verdict"] == "declared"
+    assert cell(analysis, "view", "of_nothing")["verdict"] == "unsupported"
+
+
+def test_the_order_of_rows_does_not_matter(world: World) -> None:
+    table = world.measure(FLIP)
+    shuffled = table.sample(frac=1.0, random_state=0)
+    a, b = run(world, table).edges, run(world, shuffled).edges
+    pd.testing.assert_frame_equal(a, b, rtol=1e-9)
+
+
+def test_concepts_of_labelled_attributes_alone_are_refused(world: World) -> None:
+    with pytest.raises(ValueError, match="candidate hidden attribute"):
+        analyse(world.measure(FLIP), world.attributes, GRAPH, FLIP, {"r": CONCEPTS[-2:]}, {"r": known()})
+
+
+def test_two_editors_of_four_thousand_images_take_seconds() -> None:
+    world = World(n=4_000)
+    contrasts = default_contrasts(GRAPH)
+    first, second = world.measure(contrasts), world.measure(contrasts, editor="second")
+    table = pd.concat([first, second[second["kind"] != "factual"]])
+    started = time.process_time()
+    run(world, table, contrasts)
+    assert time.process_time() - started < 5
