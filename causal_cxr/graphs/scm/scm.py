@@ -26,8 +26,8 @@ from causal_cxr.graphs.attributes import Continuous
 from causal_cxr.graphs.graph import CausalGraph
 
 L2 = 0.5  #: a standard normal prior on the weights, so that a rare level cannot send them to infinity
-NODES = 9  #: values that a shared latent can take
-MOST_LATENTS = 3  #: in one district; the sum runs over ``NODES ** latents`` terms
+NODES = 15  #: values that a shared latent can take
+MOST_LATENTS = 2  #: in one district; the sum runs over ``NODES ** latents`` terms
 EDGE = 1e-4  #: continuous values are kept this share of the range away from its ends
 
 
@@ -333,7 +333,7 @@ def _grid(latents: int) -> tuple[Tensor, Tensor]:
     """``(g, latents)`` joint values of independent latents and their ``(g,)`` log probabilities."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
     log_weights = np.log(weights / weights.sum())
-    values = np.array(list(itertools.product(nodes, repeat=latents))).reshape(-1, latents)
+    values = np.array(list(itertools.product(nodes, repeat=latents))).reshape(NODES**latents, latents)
     joint = [sum(choice) for choice in itertools.product(log_weights, repeat=latents)]
     return torch.tensor(values), torch.tensor(joint, dtype=torch.float64)
 

@@ -35,7 +35,7 @@ def affine() -> tuple[SCM, pd.DataFrame, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def levels() -> tuple[SCM, pd.DataFrame]:
-    """age -> view -> tube, sex stands alone in no edge but view -> edema."""
+    """age -> view -> tube, and view -> edema."""
     rng = np.random.default_rng(1)
     n = 4000
     age = rng.uniform(1, 99, n)
@@ -100,7 +100,8 @@ def test_what_is_no_descendant_stays_bit_for_bit(levels: tuple[SCM, pd.DataFrame
     factual = scm.graph.coerce(table)
     edited = scm.counterfactual(table, {"view": "AP"})
     pd.testing.assert_series_equal(edited["age"], factual["age"], check_exact=True)
-    assert (edited["view"] == "AP").all() and (edited["tube"] != factual["tube"]).any()
+    assert (edited["view"] == "AP").all()
+    assert (edited["tube"] != factual["tube"]).any()
     kept = factual["view"] == "AP"
     pd.testing.assert_frame_equal(edited[kept], factual[kept], check_exact=True)
 
@@ -182,17 +183,19 @@ def test_a_shared_latent_carries_association_but_no_effect() -> None:
     pd.testing.assert_series_equal(edited["view"], scm.graph.coerce(table)["view"], check_exact=True)
 
 
-def test_counterfactuals_keep_the_latent_of_the_row() -> None:
-    """edema -> tube with a shared latent: setting edema must not carry over what edema told of the latent."""
+def test_a_shared_latent_of_numbers_is_found_in_the_rows() -> None:
     rng = np.random.default_rng(5)
     latent = rng.normal(size=4000)
-    table = pd.DataFrame({"age": 100 * expit(latent + 0.3 * rng.normal(size=4000))})
-    table["dose"] = 10 * expit(latent + 0.3 * rng.normal(size=4000))
+    table = pd.DataFrame({"age": 100 * expit(latent + 0.6 * rng.normal(size=4000))})
+    table["dose"] = 10 * expit(latent + 0.6 * rng.normal(size=4000))
     scm = SCM(CausalGraph([AGE, DOSE], confounded=[("age", "dose")])).fit(table)
-    drawn = scm.abduct(table)["age <-> dose"].numpy()
-    assert np.corrcoef(drawn, latent)[0, 1] ** 2 > 0.8
     made = scm.sample(20000, seed=0)
-    assert np.corrcoef(logit(made["age"] / 100), logit(made["dose"] / 10))[0, 1] == pytest.approx(1 / 1.09, abs=0.05)
+    correlation = np.corrcoef(logit(made["age"] / 100), logit(made["dose"] / 10))[0, 1]
+    assert correlation == pytest.approx(1 / 1.36, abs=0.03)
+    # A draw from the posterior has at best the correlation of the latent with its own posterior mean.
+    explained = 2 / (2 + 0.36)
+    drawn = scm.abduct(table)["age <-> dose"].numpy()
+    assert np.corrcoef(drawn, latent)[0, 1] == pytest.approx(explained, abs=0.05)
 
 
 def test_errors_name_the_offence_and_the_mend(levels: tuple[SCM, pd.DataFrame]) -> None:
@@ -212,6 +215,6 @@ def test_errors_name_the_offence_and_the_mend(levels: tuple[SCM, pd.DataFrame]) 
         SCM(scm.graph).sample(3)
     with pytest.raises(ValueError, match="nothing to fit"):
         SCM(scm.graph).fit(table.assign(age=np.nan))
-    names = [Binary(letter) for letter in "abcde"]
-    with pytest.raises(ValueError, match="hang together; the SCM sums over at most 3"):
-        SCM(CausalGraph(names, confounded=[("a", "b"), ("b", "c"), ("c", "d"), ("d", "e")]))
+    names = [Binary(letter) for letter in "abcd"]
+    with pytest.raises(ValueError, match="hang together; the SCM sums over at most 2"):
+        SCM(CausalGraph(names, confounded=[("a", "b"), ("b", "c"), ("c", "d")]))
