@@ -27,7 +27,7 @@ def run_demo(out: Path, editors: Sequence[str] = ("oracle",), images: int = 256,
 
     Args:
         out: run folder; a killed run goes on.
-        editors: of ``oracle`` (the truth: validates the statistics) and ``diffusion`` (shipped).
+        editors: of ``oracle`` (the truth: validates the statistics), ``diffusion`` and ``scm`` (both shipped).
         images: to edit; the unedited side has :data:`UNEDITED`.
         seed: of the phantom and the audit.
 
@@ -128,4 +128,8 @@ def _editor(name: str, phantom: Phantom) -> Editor:
         from causal_cxr.editors import DiffusionEditor
 
         return DiffusionEditor.from_shipped()
-    raise ValueError(f"There is no demo editor {name!r}; choose from oracle, diffusion.")
+    if name == "scm":
+        from causal_cxr.editors import SCMEditor
+
+        return SCMEditor.from_shipped()
+    raise ValueError(f"There is no demo editor {name!r}; choose from oracle, diffusion, scm.")

@@ -1,6 +1,6 @@
 """Fit the image mechanism of a deep SCM: resumable, deterministic for a seed and thread count.
 
-python -m causal_cxr.editors.scm.fit --world portable --steps 1200 --out runs/scm-portable
+python -m causal_cxr.editors.scm.fit --world portable --steps 900 --out runs/scm-portable
 """
 
 import argparse
@@ -33,8 +33,8 @@ def fit_image_model(
     batch_size: int = 32,
     learning_rate: float = 2e-3,
     width: int = 32,
-    latent: int = 16,
-    scale: float = 0.05,
+    latent: int = 2,
+    scale: float = 0.1,
     patience: int = 8,
     evaluate_every: int = 100,
     renderer_version: int | None = None,
@@ -82,7 +82,7 @@ def fit_image_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = ConditionalVAE(n_conditions(graph), width, latent, scale)
-        average = ConditionalVAE(**model.settings)
+        average = ConditionalVAE(n_conditions(graph), width, latent, scale)
         average.load_state_dict(model.state_dict())
         best = {name: weight.clone() for name, weight in average.state_dict().items()}
         optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.99))
@@ -154,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", default="portable")
     parser.add_argument("--images", type=int, default=4000)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=7101)
     parser.add_argument("--minutes", type=float, default=None)

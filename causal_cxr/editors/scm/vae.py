@@ -6,6 +6,7 @@ latent costs divergence and the decoder learns them from the condition instead.
 """
 
 from itertools import pairwise
+from typing import Any
 
 import pyro
 import torch
@@ -44,9 +45,9 @@ class ConditionalVAE(nn.Module):
             tell: a smaller scale gives sharper images and a latent that knows more of what the attributes cause.
     """
 
-    def __init__(self, n_conditions: int, width: int = 32, latent: int = 16, scale: float = 0.05) -> None:
+    def __init__(self, n_conditions: int, width: int = 32, latent: int = 2, scale: float = 0.1) -> None:
         super().__init__()
-        self.settings = {"n_conditions": n_conditions, "width": width, "latent": latent, "scale": scale}
+        self.settings: dict[str, Any] = {"n_conditions": n_conditions, "width": width, "latent": latent, "scale": scale}
         self.scale = scale
         sizes = (width, 3 * width // 2, 2 * width)
         pixels = UNSHUFFLE**2
