@@ -155,6 +155,7 @@ def main() -> None:
     parser.add_argument("--judged", type=int, default=1_000, help="labelled images that the readers' slopes come from")
     arguments = parser.parse_args()
 
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     sizes = {
         "n": arguments.images,
@@ -165,21 +166,21 @@ def main() -> None:
     summary: dict[str, object] = dict(sizes)
     for variant, name in (("null", "null"), ("power", "portable")):
         world = WORLDS[name]
-        relation = world.truth(draws=20_000).set_index(["attribute", "concept"])["relation"].to_dict()
-        started, false_runs, found = time.monotonic(), 0, Counter()
+        truth = world.truth(draws=20_000)
+        relation = dict(zip(zip(truth["attribute"], truth["concept"], strict=True), truth["relation"], strict=True))
+        started, false_runs = time.monotonic(), 0
+        found: Counter[str] = Counter()
         verdicts: dict[str, Counter[str]] = {}
         for seed in seeds:
             edges = audit(world, seed, **sizes)
             edges["relation"] = [relation[pair] for pair in zip(edges["attribute"], edges["concept"], strict=True)]
             claimed = edges[edges["verdict"] == "hidden"]
             false_runs += bool((claimed["relation"] != "hidden").any())
-            found.update(
-                f"{a} - {c}"
-                for a, c in claimed.loc[claimed["relation"] == "hidden", ["attribute", "concept"]].to_numpy()
-            )
+            right = claimed[claimed["relation"] == "hidden"]
+            found.update(right["attribute"] + " - " + right["concept"])
             for kind, group in edges.groupby("relation"):
                 verdicts.setdefault(str(kind), Counter()).update(group["verdict"])
-        planted = sorted(f"{a} - {c}" for (a, c), r in relation.items() if r == "hidden")
+        planted = sorted(" - ".join(map(str, pair)) for pair, r in relation.items() if r == "hidden")
         summary[variant] = {
             "world": name,
             "runs_with_false_hidden": rate(false_runs, len(seeds)),
@@ -192,12 +193,9 @@ def main() -> None:
         print(variant, json.dumps(summary[variant], indent=1), flush=True)
 
     if arguments.json:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip()
         result = {
             "command": "python benchmarks/null.py " + " ".join(sys.argv[1:]),
-            "commit": commit or "unknown",
+            "commit": head or "unknown",
             "seed": arguments.first_seed,
             "versions": {p: version(p) for p in ("causal_cxr", "numpy", "scipy", "pandas", "statsmodels")},
             "machine": {

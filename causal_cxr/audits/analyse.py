@@ -176,7 +176,7 @@ def _observe(
     marginal = estimate(frozenset())
     if adjustment is None:
         return _Observed(None, False, dict.fromkeys(columns, NOTHING), marginal)
-    overlap = continuous or _overlaps(graph, known, treatment, adjustment, standard)
+    overlap = _overlaps(graph, known, treatment, adjustment, standard, continuous)
     adjusted = estimate(adjustment) if overlap else dict.fromkeys(columns, NOTHING)
     return _Observed(adjustment, overlap, adjusted, marginal)
 
@@ -188,17 +188,32 @@ def _shifted(treatment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _overlaps(
-    graph: CausalGraph, known: pd.DataFrame, treatment: np.ndarray, adjustment: frozenset[str], standard: np.ndarray
+    graph: CausalGraph,
+    known: pd.DataFrame,
+    treatment: np.ndarray,
+    adjustment: frozenset[str],
+    standard: np.ndarray,
+    continuous: bool,
 ) -> bool:
-    """Whether nearly every edited image could have had either level, by a logistic propensity."""
-    if not adjustment:
-        return True
-    from sklearn.linear_model import LogisticRegression
+    """Whether nearly every edited image could have had either value, given the adjustment set.
 
+    Levels: by a logistic propensity. Numbers: both ends of the shift lie among the residuals that are seen.
+    """
     covariates: dict[str, np.ndarray] = {}
     for name in sorted(adjustment):
         covariates |= covariate_columns(known[name], graph.attributes[name].encode(known[name]))
+    if not covariates:
+        return True
     X = np.column_stack(list(covariates.values()))
+    if continuous:
+        expected = treatment.mean() + X @ np.linalg.lstsq(X, treatment - treatment.mean(), rcond=None)[0]
+        lowest, highest = np.quantile(treatment - expected, [OVERLAP_LOW / 2, 1 - OVERLAP_LOW / 2])
+        high, low = _shifted(treatment)
+        outside = (high - expected > highest) | (low - expected < lowest)
+        return bool(outside[standard].mean() <= OVERLAP_SHARE)
+
+    from sklearn.linear_model import LogisticRegression
+
     propensity = LogisticRegression(C=10.0, max_iter=1000).fit(X, treatment).predict_proba(X)[standard, 1]
     beyond = (propensity < OVERLAP_LOW) | (propensity > 1 - OVERLAP_LOW)
     return bool(beyond.mean() <= OVERLAP_SHARE)

@@ -391,3 +391,36 @@ def test_two_editors_of_four_thousand_images_take_seconds() -> None:
     started = time.process_time()
     run(world, table, contrasts)
     assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(("spread", "overlaps"), [(300.0, True), (5.0, False)])
+def test_a_shift_beyond_what_its_causes_allow_is_no_overlap(spread: float, overlaps: bool) -> None:
+    rng = np.random.default_rng(0)
+    n = 1_000
+    dose, sick = Continuous("dose", "mAs", -2_000, 2_000, phrases="{value:.0f}"), Binary("sick")
+    graph = CausalGraph([sick, dose], [("sick", "dose"), ("dose", "image")])
+    ill = rng.integers(0, 2, n).astype(float)
+    amount = 100 * ill + rng.uniform(-spread, spread, n)
+    contrast = Contrast("dose", "shift", shift=20.0, unit="mAs")
+    base = {"editor": "", "patient": np.arange(n).astype(str), "contrast": "", "attribute": "", "kind": "factual",
+            "orientation": 0, "accepted": True, "reason": "", "row": np.arange(n)}  # fmt: skip
+    scores = pd.DataFrame(rng.uniform(size=(n, len(CONCEPTS))), columns=COLUMN)
+    sign = {"contrast": contrast.name, "attribute": "dose", "orientation": contrast.apply(dose, pd.Series(amount))[1]}
+    kinds = [{}, {"editor": "e", "kind": "null"}, {"editor": "e", "kind": "total", **sign}]
+    measurements = pd.concat([scores.assign(**(base | kind)) for kind in kinds])
+    table = pd.DataFrame({"sick": sick.decode(ill), "dose": amount})
+    concepts = CONCEPTS[: len(HIDDEN)]
+    edges = analyse(measurements, table, graph, [contrast], {"r": concepts}, {"r": known()}).edges
+    assert (edges["reason"] != "no overlap").all() == overlaps
+    assert edges["adjusted_effect"].notna().all() == overlaps
+
+
+def test_a_covariate_with_one_level_left_adjusts_for_nothing(world: World) -> None:
+    attributes = world.attributes
+    healthy = attributes["disease"] == 0
+    attributes.loc[~healthy, "disease"] = None
+    graph = CausalGraph([DISEASE, VIEW], [("disease", "view"), ("view", "image")])
+    table = attributes[["disease", "view"]]
+    row = cell(analyse(world.measure(FLIP), table, graph, FLIP, {"r": CONCEPTS}, {"r": known()}), "view", "of_view")
+    assert row["adjustment"] == "disease"
+    assert row["n_unedited"] == int(healthy.sum())
