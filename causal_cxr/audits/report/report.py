@@ -19,6 +19,7 @@ from causal_cxr.readers.quality import ReaderQuality
 
 REVEALED = ("hidden", "mediated")  #: verdicts that draw an edge the graph does not have
 PER_EDGE = 3  #: gallery rows a revealed edge: the first audited images that the contrast applies to
+GALLERY_BYTES = 1_300_000  #: of the page; where there are many revealed edges, each shows fewer images
 FRAMES = ("edges", "effectiveness", "leak", "composition")
 
 
@@ -87,6 +88,8 @@ class Report:
             arrays = {k: np.stack([getattr(g, k) for g in self.gallery]) for k in ("factual", "null", "counterfactual")}
             np.savez_compressed(stacked, index=np.array(index), **arrays)  # type: ignore[arg-type]
             _whole(folder / "gallery.npz", stacked.getvalue())
+        else:  # that of an earlier report must not be read back with this one
+            (folder / "gallery.npz").unlink(missing_ok=True)
         _whole(folder / "edges.csv", self.edges.to_csv(index=False).encode())
         _whole(folder / "graph.graphml", self.graph.to_graphml().encode())
         _whole(folder / "graph.dot", self.graph.to_dot().encode())
@@ -149,7 +152,7 @@ class Report:
             edges=self.edges.sort_values(["editor", "verdict", "attribute", "concept"]).to_dict("records"),
             revealed={e: self.revealed(e).to_dict("records") for e in editors},
             counts={e: self.edges.loc[self.edges["editor"] == e, "verdict"].value_counts().to_dict() for e in editors},
-            pictures=self._pictures, interval=_interval_svg, leaks=self._leaks(editors),
+            pictures=self._pictures, shown=self._shown(), per_edge=PER_EDGE, interval=_interval_svg, leaks=self._leaks(editors),
             effectiveness=self.effectiveness.to_dict("records"), composition=self.composition.to_dict("records"),
             readers={n: q.concepts.reset_index().to_dict("records") for n, q in self.quality.items()},
         )  # fmt: skip
@@ -176,8 +179,16 @@ class Report:
             }  # fmt: skip
         return tables
 
-    def _pictures(self, editor: str, contrast: str) -> list[dict[str, Any]]:
-        mine = [g for g in self.gallery if g.editor == editor and g.contrast == contrast][:PER_EDGE]
+    def _shown(self) -> int:
+        """Gallery rows an edge, 0 to ``PER_EDGE``: as many as keep the page's pictures under ``GALLERY_BYTES``."""
+        pairs = self.revealed()[["editor", "contrast"]].itertuples(index=False) if len(self.edges) else ()
+        sizes = [
+            [sum(len(v) for v in p.values() if isinstance(v, str)) for p in self._pictures(*pair)] for pair in pairs
+        ]
+        return max(n for n in range(PER_EDGE + 1) if sum(sum(rows[:n]) for rows in sizes) <= GALLERY_BYTES)
+
+    def _pictures(self, editor: str, contrast: str, n: int = PER_EDGE) -> list[dict[str, Any]]:
+        mine = [g for g in self.gallery if g.editor == editor and g.contrast == contrast][:n]
         return [
             {"row": g.row, "factual": _webp(g.factual), "null": _webp(g.null), "counterfactual": _webp(g.counterfactual),
              "difference": _webp(_difference(g.null, g.counterfactual))}
@@ -226,7 +237,7 @@ def _interval_svg(row: Mapping[str, Any]) -> str:
             parts.append(f'<line x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y}" y2="{y}" class="{side}"/>'
                          f'<circle cx="{x(value):.1f}" cy="{y}" r="3" class="{side}"/>')  # fmt: skip
     label = "; ".join(f"{s} {row[f'{s}_effect']:.2f}" for s in ("editor", "adjusted", "marginal"))
-    return f'<svg viewBox="0 0 120 30" width="120" height="30" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    return f'<svg viewBox="0 0 120 30" width="200" height="50" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:
