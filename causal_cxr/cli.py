@@ -1,5 +1,6 @@
 """The command line: thin."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -56,6 +57,25 @@ def demo(
 
 
 DEFAULT_EDITORS = ["oracle"]
+
+
+@app.command()
+def audit(spec: Annotated[Path, typer.Argument(help="A specification, see examples/folder_audit.yaml.")]) -> None:
+    """Audit what a YAML file describes; a killed run goes on."""
+    from causal_cxr.audits.spec import AuditSpec, SpecError
+
+    try:
+        made = AuditSpec.from_yaml(spec)
+        sys.path.insert(0, str(spec.parent.resolve()))  # the user's own editors and readers may lie beside it
+        done = made.run()
+    except SpecError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    for verdict, count in done.edges["verdict"].value_counts().items():
+        typer.echo(f"{count} {verdict}")
+    for sentence in done.revealed()["sentence"]:
+        typer.echo(sentence)
+    typer.echo(f"report: {made.out / 'report.html'}")
 
 
 @app.command()

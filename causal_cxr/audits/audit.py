@@ -25,7 +25,10 @@ from causal_cxr.audits.report import GalleryItem, Report
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.editors.editor import Editor
 from causal_cxr.graphs import CausalGraph, Contrast, default_contrasts
+from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.reader import Reader
+
+ANALYSIS_ONLY = ("alpha", "smallest_effect", "concepts")  #: change these, and nothing is measured again
 
 
 class Audit:
@@ -37,10 +40,11 @@ class Audit:
         interventions: contrasts; every labelled attribute's default one unless given.
         alpha: of each test and of each verdict kind's false-discovery rate.
         smallest_effect: delta, the risk difference that matters.
+        concepts: names of those to decide about, of what the readers read; all unless given. All are measured.
         n_edited: edit at most this many images (drawn by patient, seeded); every image serves the unedited side.
 
     Raises:
-        ValueError: no reader, or two readers of one name.
+        ValueError: no reader, two readers of one name, or a concept that none reads.
     """
 
     def __init__(
@@ -52,11 +56,17 @@ class Audit:
         alpha: float = 0.05,
         smallest_effect: float = 0.10,
         n_edited: int | None = None,
+        concepts: Sequence[str] | None = None,
     ) -> None:
         names = [reader.name for reader in readers]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"An audit needs readers with different names, got {names}.")
+        known = {concept.name for reader in readers for concept in reader.concepts}
+        unknown = sorted(set(concepts or ()) - known)
+        if unknown:
+            raise ValueError(f"No reader reads {unknown}; they read {sorted(known)}.")
         self.graph, self.readers = graph, tuple(readers)
+        self.concepts = None if concepts is None else frozenset(concepts)
         self.interventions = tuple(interventions or default_contrasts(graph))
         self.alpha, self.smallest_effect, self.n_edited = alpha, smallest_effect, n_edited
 
@@ -101,6 +111,7 @@ class Audit:
             "targets": hashlib.sha256(
                 b"".join(pd.util.hash_pandas_object(t.total).to_numpy().tobytes() for t in made.targets)
             ).hexdigest()[:16],
+            "concepts": None if self.concepts is None else sorted(self.concepts),
             "alpha": self.alpha,
             "smallest_effect": self.smallest_effect,
             "editors": {name: e.fingerprint for name, e in editors.items()},
@@ -115,7 +126,7 @@ class Audit:
             folder = Path(out or temporary) / "measurements"
             images = len(made.rows) + len(editors) * (len(edited) + 32)
             with _Progress(images) as progress:
-                analysis_free = {k: v for k, v in specification.items() if k not in ("alpha", "smallest_effect")}
+                analysis_free = {k: v for k, v in specification.items() if k not in ANALYSIS_ONLY}
                 measure(dataset, editors, self.readers, made, folder, manifest=analysis_free, progress=progress)
             measurements = load_measurements(folder)
             composition, ledger = load_composition(folder), load_ledger(folder)
@@ -123,7 +134,7 @@ class Audit:
         quality = {r.name: r.quality for r in self.readers}
         analysis = analyse(
             measurements, dataset.attributes, self.graph, self.interventions,
-            {r.name: r.concepts for r in self.readers}, quality, alpha=self.alpha, smallest_effect=self.smallest_effect,
+            {r.name: self._asked(r) for r in self.readers}, quality, alpha=self.alpha, smallest_effect=self.smallest_effect,
         )  # fmt: skip
         unreadable = measurements[(measurements["kind"] == "factual") & ~measurements["accepted"]]
         record = {
@@ -153,6 +164,11 @@ class Audit:
         if out is not None:
             report.save(out)
         return report
+
+    def _asked(self, reader: Reader) -> tuple[Concept, ...]:
+        """Concepts to decide about, and those that show labelled attributes: they judge the editor."""
+        chosen = self.concepts
+        return tuple(c for c in reader.concepts if chosen is None or c.name in chosen or c.attribute is not None)
 
     def _edited(self, dataset: Dataset, seed: int) -> tuple[np.ndarray, dict[str, int]]:
         """Rows to edit: none with a missing labelled attribute; whole patients in a seeded order."""

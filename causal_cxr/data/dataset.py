@@ -27,17 +27,20 @@ class Dataset(Protocol):
     """Radiographs and what is written about them.
 
     Attributes:
-        fingerprint: of images' identities and the table; a resumed run never mixes two.
         attributes: one row an image, index ``0..n-1``, one column an attribute of the graph, typed by it
             (categorical for ``Binary`` and ``Categorical``, float64 for ``Continuous``); missing stays missing.
         patients: one patient id (str) an image, same index.
         texts: one report text an image, or ``None``.
     """
 
-    fingerprint: str
     attributes: pd.DataFrame
     patients: pd.Series
     texts: pd.Series | None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of images' identities and the table; a resumed run never mixes two."""
+        ...
 
     def images(self, rows: np.ndarray) -> Tensor:
         """Read images.

@@ -74,7 +74,7 @@ def test_the_same_specification_gives_the_same_bytes(report, tmp_path):
 
 
 def test_measurements_of_another_audit_are_refused(report):
-    with pytest.raises(ManifestMismatch, match="seed.*Choose another"):
+    with pytest.raises(ManifestMismatch, match=r"seed.*Choose another"):
         Audit(GRAPH, [CornerReader()], n_edited=300).run(CornerEditor(), CornerDataset(2000), out=report[1], seed=2)
 
 
@@ -85,7 +85,7 @@ def test_another_alpha_needs_no_new_measurement(report):
 
 
 def test_audited_patients_that_a_model_has_seen_are_refused():
-    with pytest.raises(ValueError, match="'p0'.*used to fit editor"):
+    with pytest.raises(ValueError, match=r"'p0'.*used to fit editor"):
         Audit(GRAPH, [CornerReader()]).run(CornerEditor(fitted_on=frozenset({"p0"})), CornerDataset(100))
 
 
@@ -135,3 +135,12 @@ def test_a_run_killed_in_the_middle_goes_on_to_the_same_bytes(tmp_path):
     assert all((shards / name).stat().st_mtime_ns == when for name, when in done.items())
     assert run_script(tmp_path / "whole", pause=0).wait() == 0
     assert (tmp_path / "killed" / "edges.csv").read_bytes() == (tmp_path / "whole" / "edges.csv").read_bytes()
+
+
+def test_only_the_concepts_asked_for_are_decided_on_and_no_others_exist(report):
+    audit = Audit(GRAPH, [CornerReader()], n_edited=300, concepts=["leads"])
+    made = audit.run(CornerEditor(), CornerDataset(2000), out=None, seed=1)
+    assert set(made.edges["concept"]) == {"leads"}
+    assert "corners/control" in made.measurements  # measured all the same: asking it later costs nothing
+    with pytest.raises(ValueError, match=r"No reader reads \['lead'\]"):
+        Audit(GRAPH, [CornerReader()], concepts=["lead"])

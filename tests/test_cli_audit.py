@@ -1,0 +1,76 @@
+"""``causal-cxr audit`` on a folder of PNGs, as examples/folder_audit.yaml has it."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from causal_cxr.audits.spec import AuditSpec, SpecError
+from causal_cxr.cli import app
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Older patients are imaged AP; AP pictures are brighter and mostly bear a mark that no column names."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "folder_models", raising=False)
+    for name in ("folder_audit.yaml", "folder_models.py"):
+        shutil.copy(EXAMPLES / name, tmp_path)
+    (tmp_path / "pictures").mkdir()
+    rng = np.random.default_rng(0)
+    for part, n in (("fit", 200), ("audit", 400)):
+        years = rng.uniform(20, 90, n).round()
+        ap = rng.uniform(size=n) < 0.2 + 0.6 * (years > 55)
+        marked, below = rng.uniform(size=n) < np.where(ap, 0.9, 0.1), rng.uniform(size=n) < 0.5
+        rows = []
+        for i in range(n):
+            picture = np.full((16, 16), 150 if ap[i] else 100, dtype=np.uint8)
+            picture[:2, :2], picture[-2:, :2] = 255 * marked[i], 255 * below[i]
+            Image.fromarray(picture).save(tmp_path / "pictures" / f"{part}{i}.png")
+            rows.append((f"{part}{i}.png", f"{part}-patient{i}", years[i], "AP" if ap[i] else "PA"))
+        table = pd.DataFrame(rows, columns=["picture", "patient", "years", "view"])
+        table.to_csv(tmp_path / f"{part}.csv", index=False)
+    return tmp_path
+
+
+def test_a_folder_of_pngs_is_audited_from_one_file(folder):
+    done = CliRunner().invoke(app, ["audit", str(folder / "folder_audit.yaml")])
+    assert done.exit_code == 0, done.output
+    assert (folder / "run" / "report.html").is_file()
+    edges = pd.read_csv(folder / "run" / "edges.csv").set_index("concept")
+    assert edges.loc["mark", "editor_effect"] > 0.3
+    assert edges.loc["mark", "verdict"] == "hidden"
+    assert edges.loc["lower mark", "verdict"] != "hidden"
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "message"),
+    [
+        ("smallest_effect: 0.10", "smallest_effect: 2", r"yaml:\d+: smallest_effect: .*less than 1"),
+        ("seed: 0", "sede: 0", r"yaml:\d+: sede: Extra inputs"),
+        ("type: folder", "type: flder", r"dataset: .*folder"),
+        ("- [age, view]", "- [view, age]\n    - [age, view]", "graph: .*cycle"),
+    ],
+)
+def test_a_wrong_specification_is_refused_with_line_and_key(folder, was, becomes, message):
+    file = folder / "folder_audit.yaml"
+    file.write_text(file.read_text().replace(was, becomes))
+    with pytest.raises(SpecError, match=message):
+        AuditSpec.from_yaml(file)
+    done = CliRunner().invoke(app, ["audit", str(file)])
+    assert done.exit_code == 2
+
+
+def test_the_line_named_is_the_line_of_the_key(folder):
+    file = folder / "folder_audit.yaml"
+    file.write_text(file.read_text().replace("seed: 0", "seed: minus"))
+    line = file.read_text().splitlines().index("seed: minus") + 1
+    with pytest.raises(SpecError, match=f"yaml:{line}: seed"):
+        AuditSpec.from_yaml(file)
