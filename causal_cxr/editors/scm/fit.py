@@ -157,6 +157,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=7101)
+    parser.add_argument("--latent", type=int, default=2, help="channels of the latent map")
+    parser.add_argument("--scale", type=float, default=0.1, help="standard deviation of a pixel")
     parser.add_argument("--minutes", type=float, default=None)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
@@ -165,6 +167,7 @@ def main() -> None:
     editor = fit_image_model(
         phantom, np.arange(given.images), phantom.graph, steps=given.steps, seed=given.seed, renderer_version=VERSION,
         checkpoint=given.out / "checkpoint", minutes=given.minutes,
+        latent=given.latent, scale=given.scale,
     )  # fmt: skip
     editor.fitted_on = frozenset({f"phantom:{given.world}:seed={given.seed}"})
     editor.save(given.out)
