@@ -112,7 +112,7 @@ def error_ratios(
         redraw = phantom.counterfactual_set(target.iloc[keep], 1, seed=seed + 1)[0]
 
         def error(candidate: Any, members: Any = members) -> float:
-            return float((members - candidate[None]).square().mean(dim=(2, 3, 4)).sqrt().min(dim=0).values.mean())
+            return float((members - candidate[None]).square().mean(dim=(2, 3, 4)).sqrt().amin(dim=0).mean())
 
         floor, nothing = error(redraw), error(images[keep.tolist()])
         ratios[contrast.attribute] = round((error(edited) - floor) / (nothing - floor), 4)
