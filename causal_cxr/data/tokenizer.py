@@ -15,7 +15,9 @@ def build_tokenizer(corpus: list[str], max_length: int = 48) -> "CLIPTokenizer":
     raw = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     raw.normalizer = normalizers.Lowercase()
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = ["<|startoftext|>", "<|endoftext|>"]
+    # The trainer numbers word-final letters in hash order, which also breaks its ties between merges: fix their order.
+    words = {word for text in set(corpus) for word, _ in raw.pre_tokenizer.pre_tokenize_str(text.lower())}
+    special = ["<|startoftext|>", "<|endoftext|>", *sorted({f"{word[-1]}</w>" for word in words})]
     trainer = trainers.BpeTrainer(
         vocab_size=2_000, special_tokens=special, end_of_word_suffix="</w>", show_progress=False,
         initial_alphabet=list("abcdefghijklmnopqrstuvwxyz0123456789-,."),

@@ -1,7 +1,8 @@
 from .clip import CLIPReader
 from .concepts import Concept, load_concepts
 from .fit_clip import train_clip
+from .probe import ProbeReader
 from .quality import ReaderQuality, assess
 from .reader import Reader
 
-__all__ = ["CLIPReader", "Concept", "Reader", "ReaderQuality", "assess", "load_concepts", "train_clip"]
+__all__ = ["CLIPReader", "Concept", "ProbeReader", "Reader", "ReaderQuality", "assess", "load_concepts", "train_clip"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from causal_cxr.readers.concepts import Concept
+from causal_cxr.readers.concepts import Concept, concept_from_dict
 from causal_cxr.readers.quality import ReaderQuality
 
 READER = "reader.json"
@@ -132,7 +132,7 @@ class CLIPReader:
         return cls(
             model,
             CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-            [_concept(entry) for entry in content["concepts"]],
+            [concept_from_dict(entry) for entry in content["concepts"]],
             calibration=None if content["calibration"] is None else np.array(content["calibration"]),
             name=content["name"],
             fitted_on=None if content["fitted_on"] is None else frozenset(content["fitted_on"]),
@@ -146,12 +146,6 @@ class CLIPReader:
         from causal_cxr.weights import shipped
 
         return cls.from_pretrained(shipped(name))
-
-
-def _concept(entry: dict[str, Any]) -> Concept:
-    """A concept from JSON, where tuples are lists."""
-    content: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()}
-    return Concept(**content)
 
 
 def build_clip(config: dict[str, Any]) -> Any:

@@ -1,6 +1,6 @@
 """Concepts: what a reader looks for, with the phrases that name it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,12 @@ class Concept:
             return column.to_numpy(dtype=float)
         values = column > self.above if self.above is not None else column == self.level
         return np.where(column.isna(), np.nan, values.astype(float))
+
+
+def concept_from_dict(entry: Mapping[str, Any]) -> Concept:
+    """A concept from ``dataclasses.asdict`` by way of JSON, where tuples have become lists."""
+    content: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()}
+    return Concept(**content)
 
 
 def load_concepts(names: Iterable[str] | None = None, path: Path | None = None) -> tuple[Concept, ...]:

@@ -33,6 +33,7 @@ def train_clip(
     learning_rate: float = 1e-3,
     minutes: float | None = None,
     vision: dict[str, Any] | None = None,
+    start: CLIPReader | None = None,
 ) -> tuple[Any, Any, int]:
     """Sigmoid contrastive fit (SigLIP; Zhai et al., ICCV 2023) of images to the *sentences* of their reports.
 
@@ -46,6 +47,7 @@ def train_clip(
         seed: of weights and batches.
         minutes: stop early after so much wall time.
         vision: open_clip vision config; a small ViT unless given.
+        start: go on from this reader's weights and tokenizer, with batches of its own.
 
     Returns:
         the model, its tokenizer, the steps taken.
@@ -62,10 +64,13 @@ def train_clip(
     for i, report in enumerate(reports):
         labels[i, [position[sentence] for sentence in report]] = 1
     images = _images(dataset, rows)
-    tokenizer = build_tokenizer(sentences * 50, 16)
+    tokenizer = build_tokenizer(sentences * 50, 16) if start is None else start.tokenizer
     text = {"context_length": 16, "vocab_size": len(tokenizer), "width": 64, "heads": 4, "layers": 2, "pool_type": "eos",
             "eos_id": tokenizer.eos_token_id}  # fmt: skip
-    model = build_clip({"embed_dim": 64, "vision_cfg": vision or TOWER, "text_cfg": text, "init_logit_bias": -3.0})
+    config = {"embed_dim": 64, "vision_cfg": vision or TOWER, "text_cfg": text, "init_logit_bias": -3.0}
+    model = build_clip(config if start is None else start.model.config)
+    if start is not None:
+        model.load_state_dict(start.model.state_dict())
     model.train()
     tokens = tokenise(tokenizer, sentences)
     optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.05)
@@ -73,7 +78,7 @@ def train_clip(
     with Progress(transient=True) as progress:
         bar = progress.add_task("fitting the CLIP reader", total=steps)
         for step in range(steps):
-            picked = np.random.default_rng([seed, step]).integers(0, len(rows), size=batch_size)
+            picked = np.random.default_rng([seed, step, start is not None]).integers(0, len(rows), size=batch_size)
             for group in optimiser.param_groups:
                 group["lr"] = (
                     learning_rate * min(1, (step + 1) / 50) * (0.02 + 0.49 * (1 + np.cos(np.pi * step / steps)))
@@ -109,6 +114,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_500)
     parser.add_argument("--seed", type=int, default=8_001)
     parser.add_argument("--minutes", type=float)
+    parser.add_argument("--start", type=Path, help="go on from the reader in this folder")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     fit, calibrate, judge = (
@@ -116,7 +122,12 @@ def main() -> None:
     )
     begun = time.monotonic()
     model, tokenizer, steps = train_clip(
-        fit, np.arange(len(fit)), steps=args.steps, seed=args.seed, minutes=args.minutes
+        fit,
+        np.arange(len(fit)),
+        steps=args.steps,
+        seed=args.seed,
+        minutes=args.minutes,
+        start=None if args.start is None else CLIPReader.from_pretrained(args.start),
     )
     concepts = load_concepts()
     raw = CLIPReader(model, tokenizer, concepts)
@@ -136,6 +147,7 @@ def main() -> None:
     CLIPReader(model, tokenizer, concepts, calibration=calibration, fitted_on=fitted, quality=quality,
                renderer_version=VERSION).save(args.out)  # fmt: skip
     table = quality.concepts[["auroc", "auroc_low", "slope", "slope_low", "ece"]].round(3)
+    went_on = "" if args.start is None else f", going on with `--start {args.start}` from an earlier fit"
     (args.out / "card.md").write_text(
         f"""# CLIP reader of the phantoms
 
@@ -144,7 +156,7 @@ def main() -> None:
 - model: open_clip ViT at 64x64, patch 8; text tower of 2 layers with its own tokenizer of {len(tokenizer)} tokens
 - steps: {steps} of 128 images against all sentences of the corpus (sigmoid loss)
 - seed: {args.seed}
-- command: `python -m causal_cxr.readers.fit_clip --images {args.images} --steps {args.steps} --out DIR`
+- command: `python -m causal_cxr.readers.fit_clip --images {args.images} --steps {args.steps} --out DIR`{went_on}
 - time: {(time.monotonic() - begun) / 60:.0f} minutes on 1-2 shared CPU cores
 - not for: real radiographs, clinical use
 

@@ -1,0 +1,79 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from causal_cxr.data.phantom import Phantom
+from causal_cxr.readers import Concept, ProbeReader, Reader, load_concepts
+
+CONCEPTS = load_concepts(["control_bar", "female"])
+
+
+def truth_of(phantom):
+    table = pd.concat([phantom.attributes, phantom.hidden], axis=1)
+    return np.column_stack([concept.truth(table) for concept in CONCEPTS])
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    return Phantom(500, "independent", seed=31, size=32)
+
+
+@pytest.fixture(scope="module")
+def probe(labelled):
+    return ProbeReader.fit(labelled, np.arange(500), truth_of(labelled), CONCEPTS, size=32, graph=labelled.graph,
+                           n_folds=3)  # fmt: skip
+
+
+def test_a_probe_reads_new_patients_as_well_as_its_out_of_fold_quality_says(probe):
+    new = Phantom(400, "independent", seed=32, size=32)
+    scores = probe.read(new.images(np.arange(400))).numpy()
+    truth = truth_of(new)
+    for j, concept in enumerate(CONCEPTS):
+        said = probe.quality.concepts.loc[concept.name]
+        assert roc_auc_score(truth[:, j], scores[:, j]) > said.auroc_low - 0.03 > 0.75
+    assert scores.min() >= 0
+    assert scores.max() <= 1
+    assert isinstance(probe, Reader)
+
+
+def test_labelled_patients_are_read_by_a_head_that_has_not_seen_them(probe, labelled):
+    images = labelled.images(np.arange(500))
+    scores = probe.read_cross_fitted(images, labelled.patients).numpy()
+    assert roc_auc_score(truth_of(labelled)[:, 0], scores[:, 0]) == pytest.approx(
+        probe.quality.concepts.loc["control_bar", "auroc"]
+    )
+    torch.testing.assert_close(probe.read_cross_fitted(images[:3], ["new"] * 3), probe.read(images[:3]))
+
+
+def test_labels_that_say_nothing_of_the_images_are_not_read_out_of_fold(labelled):
+    coin = np.random.default_rng(0).integers(0, 2, labelled.patients.nunique()).astype(float)
+    truth = coin[pd.factorize(labelled.patients)[0]][:, None]  # a patient's images are alike: leaks if split by image
+    quality = ProbeReader.fit(labelled, np.arange(500), truth, [Concept("coin", ("heads",), ("tails",))],
+                              graph=labelled.graph, size=32).quality  # fmt: skip
+    row = quality.concepts.loc["coin"]
+    assert row.auroc == pytest.approx(0.5, abs=0.09)
+    assert abs(row.slope) < 0.1
+
+
+def test_a_saved_probe_reads_the_same(probe, labelled, tmp_path):
+    again = ProbeReader.from_pretrained(probe.save(tmp_path))
+    images = labelled.images(np.arange(5))
+    torch.testing.assert_close(again.read(images), probe.read(images), rtol=0, atol=0)
+    assert again.fingerprint == probe.fingerprint
+    assert again.concepts == probe.concepts
+    assert again.fitted_on == probe.fitted_on == frozenset(labelled.patients)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.safetensors", "probe.json"]
+
+
+def test_a_concept_with_too_few_patients_is_refused_by_name(labelled):
+    truth = np.full((500, 1), 0.0)
+    truth[:4] = 1
+    with pytest.raises(ValueError, match="'coin' is present in"):
+        ProbeReader.fit(labelled, np.arange(500), truth, [Concept("coin", ("heads",), ("tails",))], size=32)
+
+
+def test_a_folder_without_a_probe_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no probe\.json"):
+        ProbeReader.from_pretrained(tmp_path)
