@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,7 @@ class ProbeReader:
         concepts: Sequence[Concept],
         *,
         graph: CausalGraph | None = None,
+        shifts: Mapping[str, float] | None = None,
         encoder: "CLIPReader | None" = None,
         n_folds: int = 5,
         components: int = 100,
@@ -86,6 +87,7 @@ class ProbeReader:
             truth: ``(n, k)`` 1 / 0 / NaN unknown.
             concepts: the ``k`` columns.
             graph: judge the reader within levels of its labelled attributes; ``None`` = quality stays unknown.
+            shifts: of continuous attributes, as in the audit's contrasts.
             encoder: see the class.
             components: principal components kept, at most what the data allow.
             inverse_penalty: scikit-learn's ``C`` of the class-weighted logistic heads.
@@ -121,7 +123,7 @@ class ProbeReader:
         quality = None
         if graph is not None:
             table = dataset.attributes.iloc[rows].reset_index(drop=True)
-            quality = assess(out_of_fold, truth, table, pd.Series(patients), graph, concepts)
+            quality = assess(out_of_fold, truth, table, pd.Series(patients), graph, concepts, shifts=shifts)
         return cls(concepts, weights, bias, folds, size=size, encoder=encoder, name=name, quality=quality)
 
     def _features(self, images: Tensor) -> Tensor:
@@ -194,6 +196,13 @@ class ProbeReader:
             name=content["name"],
             quality=ReaderQuality.from_dict(content["quality"]),
         )
+
+    @classmethod
+    def from_shipped(cls, name: str = "probe-reader-phantom") -> "ProbeReader":
+        """A reader that ships with the package."""
+        from causal_cxr.weights import shipped
+
+        return cls.from_pretrained(shipped(name))
 
 
 def _affine_heads(

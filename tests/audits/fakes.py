@@ -10,7 +10,8 @@ from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.quality import ReaderQuality
 
 GRAPH = CausalGraph(
-    [Binary("disease"), Binary("view", levels=("PA", "AP"))], [("disease", "view"), ("disease", "image"), ("view", "image")]
+    [Binary("disease"), Binary("view", levels=("PA", "AP"))],
+    [("disease", "view"), ("disease", "image"), ("view", "image")],
 )
 CONCEPTS = (
     Concept("AP view", ("AP",), ("PA",), attribute="view", level="AP"),
@@ -85,7 +86,9 @@ class CornerReader:
 
     def __init__(self) -> None:
         unknown = ReaderQuality.unknown(CONCEPTS)
-        known = unknown.concepts.assign(slope=0.8, slope_se=0.01, slope_low=0.78, slope_high=0.82, prevalence=0.5, auroc=1.0)
+        known = unknown.concepts.assign(
+            slope=0.8, slope_se=0.01, slope_low=0.78, slope_high=0.82, prevalence=0.5, auroc=1.0
+        )
         self.quality = ReaderQuality(known, unknown.within, unknown.follows)
 
     def read(self, images: torch.Tensor) -> torch.Tensor:
