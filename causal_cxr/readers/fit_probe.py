@@ -28,6 +28,7 @@ def main() -> None:
     truth = np.column_stack([concept.truth(table) for concept in concepts])
     reader = ProbeReader.fit(phantom, np.arange(len(phantom)), truth, concepts, graph=phantom.graph, n_folds=3,
                              shifts={"age": 20.0}, components=args.components, seed=args.seed)  # fmt: skip
+    reader.renderer_version = VERSION
     reader.save(args.out)
     quality = reader.quality.concepts[["auroc", "auroc_low", "slope", "slope_low", "ece"]].round(3)
     (args.out / "card.md").write_text(

@@ -22,7 +22,7 @@ from causal_cxr.readers.quality import ReaderQuality, assess
 if TYPE_CHECKING:
     from causal_cxr.readers.clip import CLIPReader
 
-PROBE, ENCODER = "probe.json", "encoder"
+PROBE, ENCODER = "reader.json", "encoder"
 BATCH = 512
 INNER = 3  #: folds within a fold, for its calibration
 
@@ -39,6 +39,7 @@ class ProbeReader:
         encoder: gives frozen features; ``None`` = the pixels themselves.
         name: of this reader in an audit.
         quality: from out-of-fold scores.
+        renderer_version: of the phantom it was fitted on; ``None`` for real images.
     """
 
     def __init__(
@@ -52,9 +53,11 @@ class ProbeReader:
         encoder: "CLIPReader | None" = None,
         name: str = "probe",
         quality: ReaderQuality | None = None,
+        renderer_version: int | None = None,
     ) -> None:
         self.concepts, self.name, self.size, self.encoder, self.folds = tuple(concepts), name, size, encoder, folds
         self.weights, self.bias = weights.astype(np.float32), bias.astype(np.float32)
+        self.renderer_version = renderer_version
         self.fitted_on: frozenset[str] | None = frozenset(folds)
         self.quality = quality or ReaderQuality.unknown(concepts)
         digest = hashlib.sha256(self.weights.tobytes() + self.bias.tobytes())
@@ -150,7 +153,7 @@ class ProbeReader:
         return torch.stack([s.mean(0) if f is None else s[f] for s, f in zip(scores, held_out, strict=True)])
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``model.safetensors``, ``probe.json`` and, where there is one, the encoder's folder."""
+        """Write ``model.safetensors``, ``reader.json`` and, where there is one, the encoder's folder."""
         from safetensors.numpy import save_file
 
         folder = Path(folder)
@@ -165,6 +168,7 @@ class ProbeReader:
             "folds": self.folds,
             "quality": self.quality.to_dict(),
             "encoder": self.encoder is not None,
+            "renderer_version": self.renderer_version,
         }
         partial = folder / f"{PROBE}.partial"
         partial.write_text(json.dumps(content, indent=1))
@@ -195,6 +199,7 @@ class ProbeReader:
             encoder=encoder,
             name=content["name"],
             quality=ReaderQuality.from_dict(content["quality"]),
+            renderer_version=content["renderer_version"],
         )
 
     @classmethod

@@ -64,7 +64,7 @@ def test_a_saved_probe_reads_the_same(probe, labelled, tmp_path):
     assert again.fingerprint == probe.fingerprint
     assert again.concepts == probe.concepts
     assert again.fitted_on == probe.fitted_on == frozenset(labelled.patients)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.safetensors", "probe.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.safetensors", "reader.json"]
 
 
 def test_a_concept_with_too_few_patients_is_refused_by_name(labelled):
@@ -75,5 +75,17 @@ def test_a_concept_with_too_few_patients_is_refused_by_name(labelled):
 
 
 def test_a_folder_without_a_probe_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no probe\.json"):
+    with pytest.raises(FileNotFoundError, match=r"no reader\.json"):
         ProbeReader.from_pretrained(tmp_path)
+
+
+def test_the_shipped_probe_reads_new_phantoms_and_shares_no_patient_with_the_shipped_clip_reader():
+    shipped = ProbeReader.from_shipped()
+    new = Phantom(300, "independent", seed=78)
+    scores = shipped.read(new.images(np.arange(300))).numpy()
+    table = pd.concat([new.attributes, new.hidden], axis=1)
+    for j, concept in enumerate(shipped.concepts):
+        truth, said = concept.truth(table), shipped.quality.concepts.loc[concept.name]
+        slope = scores[truth == 1, j].mean() - scores[truth == 0, j].mean()
+        assert slope == pytest.approx(said.slope, abs=0.1), concept.name
+    assert all(patient.startswith("independent-8101-") for patient in shipped.fitted_on)
