@@ -313,7 +313,9 @@ def _cell(
         row |= {f"{side}_effect": e.value, f"{side}_se": e.se, f"{side}_low": low, f"{side}_high": high,
                 f"{side}_p_yes": p_yes, f"{side}_p_no": 1.0 if blind else p_no, f"{side}_call": call}  # fmt: skip
     row |= {"up_effect": effects["up"].value, "down_effect": effects["down"].value}
-    unsettled = [effects[s] for s in SIDES if row[f"{s}_call"] == "undecided"]
+    # Where editor and adjusted agree, only the direct effect is left to tell "hidden" from "mediated".
+    shown = row["editor_call"] == row["adjusted_call"] == "yes"
+    unsettled = [effects[s] for s in (("direct",) if shown else SIDES) if row[f"{s}_call"] == "undecided"]
     needed = max((e.patients_needed(delta, alpha) for e in unsettled), default=np.nan)
     row["patients_needed"] = needed if np.isfinite(needed) else np.nan
 
@@ -362,13 +364,18 @@ def _decide(cells: pd.DataFrame, alpha: float) -> pd.DataFrame:
             ]
         )
         p[cells["gate"].to_numpy() != ""] = 1.0
-        q = benjamini_yekutieli(p)
-        taken = q <= alpha
-        verdicts[taken], qs[taken] = rule.verdict, q[taken]
-        if rule.verdict == "hidden":  # "mediated" is a family of its own: hidden, and the direct effect is "no"
-            q = benjamini_yekutieli(np.maximum(p, cells["direct_p_no"].fillna(1.0).to_numpy()))
-            mediated = taken & (q <= alpha)
-            verdicts[mediated], qs[mediated] = "mediated", q[mediated]
+        families = {rule.verdict: p}
+        if rule.verdict == "hidden":
+            # Where labelled mediators exist, the direct effect must be shown too, there or absent: "hidden" for want
+            # of a "no" would be a verdict made from a failure to reject.
+            families = {
+                "hidden": np.maximum(p, cells["direct_p_yes"].where(cells["direct_call"] != "", 0.0).to_numpy()),
+                "mediated": np.maximum(p, cells["direct_p_no"].where(cells["direct_call"] != "", 1.0).to_numpy()),
+            }
+        for verdict, conjunction in families.items():
+            q = benjamini_yekutieli(conjunction)
+            taken = q <= alpha
+            verdicts[taken], qs[taken] = verdict, q[taken]
     cells = cells.assign(verdict=verdicts, q=qs)
     cells["reason"] = [
         "" if v != "undecided" else gate or _why(row)
@@ -388,6 +395,9 @@ def _why(row: pd.Series) -> str:
     if row["blind"]:
         return f"reader blind (slope {row['slope']:.2f}, may lie below {BLIND_SLOPE}); it cannot say 'no'"
     open_sides = [side for side in SIDES if row[f"{side}_call"] == "undecided"]
+    shown = row["editor_call"] == row["adjusted_call"] == "yes"
+    if shown and not row["declared_path"] and row["direct_call"] == "undecided":
+        open_sides = ["direct"]  # hidden or mediated; the marginal effect has no say in either
     if not open_sides:
         calls = {side: row[f"{side}_call"] for side in SIDES}
         signs = {side: float(np.sign(row[f"{side}_effect"])) for side in SIDES}
@@ -403,6 +413,4 @@ def _sentence(row: pd.Series) -> str:
         f"{side} {row[f'{side}_effect']:+.2f} [{row[f'{side}_low']:+.2f}, {row[f'{side}_high']:+.2f}]" for side in SIDES
     )
     reason = f" ({row['reason']})" if row["reason"] else ""
-    if row["verdict"] == "hidden" and row["direct_call"] == "undecided":
-        reason = " (perhaps through labelled attributes: the direct effect is undecided)"
     return f"{row['contrast']} on {row['concept']}: {row['verdict']}{reason}: {MEANING[row['verdict']]}; {numbers}."

@@ -424,3 +424,21 @@ def test_a_covariate_with_one_level_left_adjusts_for_nothing(world: World) -> No
     row = cell(analyse(world.measure(FLIP), table, graph, FLIP, {"r": CONCEPTS}, {"r": known()}), "view", "of_view")
     assert row["adjustment"] == "disease"
     assert row["n_unedited"] == int(healthy.sum())
+
+
+def test_hidden_with_labelled_mediators_needs_a_direct_effect_that_is_shown(world: World) -> None:
+    table, contrasts = world.measure(default_contrasts(GRAPH)), default_contrasts(GRAPH)
+    noisy = (table["kind"] == "direct") & (table["attribute"] == "disease")
+    spread = 6.0 * np.resize([1, -1], int(noisy.sum())) * table.loc[noisy, "orientation"]  # of mean 0
+    table.loc[noisy, "r/of_disease"] += spread.astype(np.float32)
+    row = cell(run(world, table, contrasts), "disease", "of_disease")
+    assert (row["editor_call"], row["adjusted_call"], row["direct_call"]) == ("yes", "yes", "undecided")
+    assert row["verdict"] == "undecided"
+    assert row["reason"].startswith("direct undecided; about")
+    assert row["patients_needed"] > row["n_patients"]
+
+
+def test_without_a_direct_pass_hidden_rests_on_the_total_effect(world: World) -> None:
+    row = cell(run(world, world.measure(FLIP)), "view", "of_view")  # view has no labelled descendants
+    assert row["direct_call"] == ""
+    assert row["verdict"] == "hidden"
