@@ -31,7 +31,7 @@ def _root(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Run folder; a killed run goes on.")] = Path("runs/demo"),
-    editor: Annotated[list[str] | None, typer.Option(help="oracle or diffusion; may be given twice.")] = None,
+    editor: Annotated[list[str] | None, typer.Option(help="oracle, diffusion or scm; may be given several times.")] = None,
     images: Annotated[int, typer.Option(min=32, help="Images to edit.")] = 256,
 ) -> None:
     """Audit editors on a phantom whose truth is known."""
@@ -56,7 +56,7 @@ def demo(
     console.print(f"report: {out / 'report.html'}")
 
 
-DEFAULT_EDITORS = ["oracle"]
+DEFAULT_EDITORS = ["diffusion"]
 
 
 @app.command()
