@@ -31,7 +31,9 @@ def _root(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Run folder; a killed run goes on.")] = Path("runs/demo"),
-    editor: Annotated[list[str] | None, typer.Option(help="oracle, diffusion or scm; may be given several times.")] = None,
+    editor: Annotated[
+        list[str] | None, typer.Option(help="oracle, diffusion or scm; may be given several times.")
+    ] = None,
     images: Annotated[int, typer.Option(min=32, help="Images to edit.")] = 256,
 ) -> None:
     """Audit editors on a phantom whose truth is known."""
