@@ -1,5 +1,6 @@
 """An editor and a reader of one's own, as small as they can be: what ``folder_audit.yaml`` uses."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ class CornerReader:
         )
         self.quality = ReaderQuality(exact, unknown.within, unknown.follows)
 
-    def read(self, images: Tensor) -> Tensor:
+    def read(self, images: Tensor, patients: Sequence[str] | None = None) -> Tensor:
         h, w = images.shape[-2:]
         middle = images[:, 0, h // 4 : -h // 4, w // 4 : -w // 4].mean((1, 2))
         upper, lower = images[:, 0, : h // 8, : w // 8].mean((1, 2)), images[:, 0, -h // 8 :, : w // 8].mean((1, 2))

@@ -204,10 +204,10 @@ def _claim(folder: Path, manifest: Mapping[str, Any]) -> None:
     _write_json(wanted, file)
 
 
-def _read(readers: Sequence[Reader], images: Tensor) -> dict[str, np.ndarray]:
+def _read(readers: Sequence[Reader], images: Tensor, patients: pd.Series) -> dict[str, np.ndarray]:
     columns = {}
     for reader in readers:
-        scores = reader.read(images).numpy().astype(np.float32)
+        scores = reader.read(images, patients.astype(str).tolist()).numpy().astype(np.float32)
         for j, concept in enumerate(reader.concepts):
             columns[f"{reader.name}/{concept.name}"] = scores[:, j]
     return columns
@@ -245,7 +245,9 @@ def _factual_shard(dataset: Dataset, readers: Sequence[Reader], rows: np.ndarray
     """Scores of unedited images; an unreadable one is a row with its reason and no scores."""
     images, problems = _readable(dataset, rows)
     good = _without(rows, problems)
-    frame = _frame(dataset, good, _read(readers, images) if len(good) else {}, kind="factual")
+    frame = _frame(
+        dataset, good, _read(readers, images, dataset.patients.iloc[good]) if len(good) else {}, kind="factual"
+    )
     if problems:
         bad = np.array(sorted(problems))
         reasons = [f"unreadable: {problems[int(row)]}" for row in bad]
@@ -261,7 +263,7 @@ def _edited_shard(
     if not len(rows):
         return _frame(dataset, rows, {}, editor=name, kind="null"), {}, 0
     positions = positions[np.isin(plan.edited[positions], rows)]
-    factual = dataset.attributes.iloc[rows]
+    factual, patients = dataset.attributes.iloc[rows], dataset.patients.iloc[rows]
     seeds = np.array(
         [np.random.SeedSequence([plan.seed, int(row)]).generate_state(1)[0] for row in rows], dtype=np.int64
     )
@@ -271,7 +273,7 @@ def _edited_shard(
     null = editor.edit(abduction, factual_targets, phrasing=NULL_PHRASING)
     evaluations += null.evaluations
     frames = [
-        _frame(dataset, rows, _read(readers, null.images), editor=name, kind="null", accepted=null.accepted,
+        _frame(dataset, rows, _read(readers, null.images, patients), editor=name, kind="null", accepted=null.accepted,
                reason=list(null.reasons))
     ]  # fmt: skip
     kept = np.flatnonzero(positions < GALLERY_ROWS)
@@ -283,7 +285,7 @@ def _edited_shard(
         evaluations += edit.evaluations
         about = {"editor": name, "contrast": target.contrast.name, "attribute": target.contrast.attribute,
                  "orientation": target.orientation[positions]}  # fmt: skip
-        scores = _read(readers, edit.images)
+        scores = _read(readers, edit.images, patients)
         accepted, reasons = edit.accepted.copy(), list(edit.reasons)
         frames.append(_frame(dataset, rows, scores, kind="total", accepted=accepted, reason=reasons, **about))
         for k in kept[target.orientation[positions][kept] != 0]:
@@ -299,7 +301,7 @@ def _edited_shard(
         if len(differs):  # where holding the descendants changes nothing, the same edit is scored for both
             again = editor.edit(_part(editor, images, factual, seeds, differs), direct.iloc[differs])
             evaluations += again.evaluations
-            for column, values in _read(readers, again.images).items():
+            for column, values in _read(readers, again.images, patients.iloc[differs]).items():
                 scores[column][differs] = values
             accepted[differs] = again.accepted
             for k, reason in zip(differs, again.reasons, strict=True):

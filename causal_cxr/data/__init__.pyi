@@ -1,3 +1,4 @@
+from .controls import MARKS, PLACEBO, WithControls
 from .dataset import Dataset, UnreadableImages
 from .folder import FolderDataset
 from .nih import NIHChestXray14, nih_graph
@@ -5,12 +6,15 @@ from .phantom import Phantom
 from .splits import Subset, batches, split_patients
 
 __all__ = [
+    "MARKS",
+    "PLACEBO",
     "Dataset",
     "FolderDataset",
     "NIHChestXray14",
     "Phantom",
     "Subset",
     "UnreadableImages",
+    "WithControls",
     "batches",
     "nih_graph",
     "split_patients",

@@ -1,9 +1,11 @@
 """``NIHChestXray14``: the public release of ChestX-ray14 (Wang et al., CVPR 2017, arXiv:1705.02315)."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from causal_cxr.data.folder import FolderDataset
 from causal_cxr.graphs import Attribute, Binary, CausalGraph, Continuous
@@ -86,6 +88,25 @@ class NIHChestXray14(FolderDataset):
         self._set(graph, attributes, entries["Patient ID"].astype(str), None, tuple(names), paths, size)
         self.unlisted = tuple(sorted(set(there) - set(names)))
         self.hidden = _hidden(root / "hidden_labels.csv", names)
+
+    def check(self) -> dict[int, str]:
+        """Read every image once, keeping none; row -> what is wrong, empty when all is well.
+
+        The release has one size, so an image that is not as large as most is named too: it is no original.
+        """
+        problems = super().check()
+        sizes = {}
+        for row, path in enumerate(self.paths):
+            if row not in problems:
+                with Image.open(path) as picture:
+                    sizes[row] = picture.size
+        usual = Counter(sizes.values()).most_common(1)
+        for row, (width, height) in sizes.items():
+            if (width, height) != usual[0][0]:
+                problems[row] = (
+                    f"{self.names[row]} is {width}x{height} pixels where most are {usual[0][0][0]}x{usual[0][0][1]}"
+                )
+        return dict(sorted(problems.items()))
 
 
 def _age_years(column: pd.Series) -> pd.Series:

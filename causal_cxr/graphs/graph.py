@@ -209,6 +209,17 @@ class CausalGraph:
             new.append((hidden.name, IMAGE))
         return self._replace(attributes=[*self.attributes.values(), hidden], edges=[*self.declared_edges, *new])
 
+    def with_placebo(self, attribute: Attribute) -> "CausalGraph":
+        """The graph with one more labelled attribute that nothing causes, that causes nothing, and that shows nowhere.
+
+        >>> from causal_cxr.graphs import Binary
+        >>> graph = CausalGraph([Binary("view", levels=("PA", "AP"))]).with_placebo(Binary("coin"))
+        >>> graph.labelled, graph.image_parents
+        (('view', 'coin'), ('view',))
+        """
+        shows = [(name, IMAGE) for name in self.image_parents]
+        return self._replace(attributes=[*self.attributes.values(), attribute], edges=[*self.edges, *shows])
+
     def without(self, names: Iterable[str]) -> "CausalGraph":
         """The graph with these attributes erased, and every edge, tier and selection that names them.
 

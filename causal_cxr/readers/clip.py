@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from causal_cxr.readers.concepts import Concept, concept_from_dict
+from causal_cxr.readers.features import resized
 from causal_cxr.readers.quality import ReaderQuality
 
 READER = "reader.json"
@@ -75,9 +75,7 @@ class CLIPReader:
         size = size[0] if isinstance(size, (tuple, list)) else size
         parts = []
         for i in range(0, len(images), BATCH):
-            x = images[i : i + BATCH]
-            if x.shape[-2:] != (size, size):
-                x = functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
+            x = resized(images[i : i + BATCH], size)
             parts.append(self.model.encode_image((x.expand(-1, 3, -1, -1) - 0.5) / 0.3, normalize=True))
         return torch.cat(parts)
 
@@ -85,8 +83,8 @@ class CLIPReader:
         """``(n, k)`` uncalibrated margins, in units of the model's logit scale."""
         return self.features(images) @ self._directions * self.model.logit_scale.exp().detach()
 
-    def read(self, images: Tensor) -> Tensor:
-        """``(n, k)`` scores in [0, 1]."""
+    def read(self, images: Tensor, patients: Sequence[str] | None = None) -> Tensor:
+        """``(n, k)`` scores in [0, 1]; ``patients`` make no difference."""
         margins = self.margins(images)
         if self.calibration is not None:
             platt = torch.as_tensor(self.calibration, dtype=margins.dtype)

@@ -5,24 +5,22 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.special import expit
 from torch import Tensor
-from torch.nn import functional
 
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.graphs import CausalGraph
 from causal_cxr.readers.concepts import Concept, concept_from_dict
+from causal_cxr.readers.features import Features, OrientedGradients, Pixels
 from causal_cxr.readers.quality import ReaderQuality, assess
 
-if TYPE_CHECKING:
-    from causal_cxr.readers.clip import CLIPReader
-
 PROBE, ENCODER = "reader.json", "encoder"
+RULES = {rule.kind: rule for rule in (Pixels, OrientedGradients)}  #: features that settings describe whole
 BATCH = 512
 INNER = 3  #: folds within a fold, for its calibration
 
@@ -35,8 +33,7 @@ class ProbeReader:
         weights: ``(folds, d, k)``.
         bias: ``(folds, k)``.
         folds: patient -> the fold whose head has not seen the patient.
-        size: pixels a side that images are brought to; read by the encoder where there is one.
-        encoder: gives frozen features; ``None`` = the pixels themselves.
+        features: what the heads read; the pixels unless given. A :class:`~causal_cxr.readers.CLIPReader` will do.
         name: of this reader in an audit.
         quality: from out-of-fold scores.
         renderer_version: of the phantom it was fitted on; ``None`` for real images.
@@ -49,19 +46,19 @@ class ProbeReader:
         bias: np.ndarray,
         folds: dict[str, int],
         *,
-        size: int = 64,
-        encoder: "CLIPReader | None" = None,
+        features: Features | None = None,
         name: str = "probe",
         quality: ReaderQuality | None = None,
         renderer_version: int | None = None,
     ) -> None:
-        self.concepts, self.name, self.size, self.encoder, self.folds = tuple(concepts), name, size, encoder, folds
+        self.concepts, self.name, self.folds, self.features = tuple(concepts), name, folds, features or Pixels()
         self.weights, self.bias = weights.astype(np.float32), bias.astype(np.float32)
         self.renderer_version = renderer_version
-        self.fitted_on: frozenset[str] | None = frozenset(folds)
+        # Each labelled patient has a head that never saw them; only the features cannot leave out whom they saw.
+        self.fitted_on: frozenset[str] | None = self.features.fitted_on
         self.quality = quality or ReaderQuality.unknown(concepts)
         digest = hashlib.sha256(self.weights.tobytes() + self.bias.tobytes())
-        digest.update(f"{size}|{[c.name for c in self.concepts]}|{encoder.fingerprint if encoder else ''}".encode())
+        digest.update(f"{self.features.fingerprint}|{[c.name for c in self.concepts]}".encode())
         self.fingerprint = digest.hexdigest()[:16]
 
     @classmethod
@@ -74,11 +71,10 @@ class ProbeReader:
         *,
         graph: CausalGraph | None = None,
         shifts: Mapping[str, float] | None = None,
-        encoder: "CLIPReader | None" = None,
+        features: Features | None = None,
         n_folds: int = 5,
         components: int = 100,
         inverse_penalty: float = 0.1,
-        size: int = 64,
         name: str = "probe",
         seed: int = 0,
     ) -> "ProbeReader":
@@ -91,10 +87,9 @@ class ProbeReader:
             concepts: the ``k`` columns.
             graph: judge the reader within levels of its labelled attributes; ``None`` = quality stays unknown.
             shifts: of continuous attributes, as in the audit's contrasts.
-            encoder: see the class.
+            features, name: see the class.
             components: principal components kept, at most what the data allow.
             inverse_penalty: scikit-learn's ``C`` of the class-weighted logistic heads.
-            size, name: see the class.
             seed: deals patients to folds.
 
         Raises:
@@ -115,10 +110,9 @@ class ProbeReader:
                         f"least {2 * n_folds}. Leave it out, label more, or pass a smaller n_folds."
                     )
         reader = cls(concepts, np.zeros((n_folds, 1, len(concepts))), np.zeros((n_folds, len(concepts))), folds,
-                     size=size, encoder=encoder, name=name)  # fmt: skip
-        X = np.concatenate(
-            [reader._features(dataset.images(rows[i : i + BATCH])).numpy() for i in range(0, len(rows), BATCH)]
-        )
+                     features=features, name=name)  # fmt: skip
+        parts = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
+        X = np.concatenate([reader.features.features(dataset.images(part)).numpy() for part in parts])
         heads = [_affine_heads(X[fold != f], truth[fold != f], patients[fold != f], components, inverse_penalty, seed)
                  for f in range(n_folds)]  # fmt: skip
         weights, bias = (np.stack(parts) for parts in zip(*heads, strict=True))
@@ -127,47 +121,52 @@ class ProbeReader:
         if graph is not None:
             table = dataset.attributes.iloc[rows].reset_index(drop=True)
             quality = assess(out_of_fold, truth, table, pd.Series(patients), graph, concepts, shifts=shifts)
-        return cls(concepts, weights, bias, folds, size=size, encoder=encoder, name=name, quality=quality)
-
-    def _features(self, images: Tensor) -> Tensor:
-        """``(n, d)`` frozen features."""
-        if self.encoder is not None:
-            return self.encoder.features(images)
-        if images.shape[-2:] != (self.size, self.size):
-            images = functional.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
-        return images.flatten(1)
+        return cls(concepts, weights, bias, folds, features=features, name=name, quality=quality)
 
     def _by_fold(self, images: Tensor) -> Tensor:
         """``(n, folds, k)`` scores."""
-        logits = torch.einsum("nd,fdk->nfk", self._features(images), torch.as_tensor(self.weights))
+        logits = torch.einsum("nd,fdk->nfk", self.features.features(images), torch.as_tensor(self.weights))
         return torch.sigmoid(logits + torch.as_tensor(self.bias))
 
-    def read(self, images: Tensor) -> Tensor:
-        """``(n, k)`` scores in [0, 1]: the mean over the folds' heads, for patients that no head has seen."""
-        return self._by_fold(images).mean(dim=1)
+    def read(self, images: Tensor, patients: Sequence[str] | None = None) -> Tensor:
+        """``(n, k)`` scores in [0, 1]: a labelled patient is read by the head that has not seen them, others by all.
 
-    def read_cross_fitted(self, images: Tensor, patients: Sequence[str]) -> Tensor:
-        """``(n, k)`` scores: a labelled patient is read by the head that has not seen them, others by all heads."""
+        Without ``patients``, the mean over all heads: right only for patients that none of them has seen.
+        """
         scores = self._by_fold(images)
+        if patients is None:
+            return scores.mean(dim=1)
         held_out = [self.folds.get(str(patient)) for patient in patients]
         return torch.stack([s.mean(0) if f is None else s[f] for s, f in zip(scores, held_out, strict=True)])
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``model.safetensors``, ``reader.json`` and, where there is one, the encoder's folder."""
+        """Write ``model.safetensors``, ``reader.json`` and, where features are a CLIP reader's, its folder.
+
+        Raises:
+            TypeError: the features are of a class that is not the package's; only its owner could load them again.
+        """
         from safetensors.numpy import save_file
+
+        from causal_cxr.readers.clip import CLIPReader
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(self.features, CLIPReader):
+            self.features.save(folder / ENCODER)
+            features: dict[str, Any] = {"kind": ENCODER}
+        elif isinstance(self.features, tuple(RULES.values())):
+            features = {"kind": self.features.kind, **self.features.settings}
+        else:
+            raise TypeError(
+                f"Cannot save a probe on {type(self.features).__name__}; use one of {list(RULES)} or a CLIPReader."
+            )
         save_file({"weights": self.weights, "bias": self.bias}, folder / "model.safetensors")
-        if self.encoder is not None:
-            self.encoder.save(folder / ENCODER)
         content = {
             "name": self.name,
-            "size": self.size,
+            "features": features,
             "concepts": [asdict(concept) for concept in self.concepts],
             "folds": self.folds,
             "quality": self.quality.to_dict(),
-            "encoder": self.encoder is not None,
             "renderer_version": self.renderer_version,
         }
         partial = folder / f"{PROBE}.partial"
@@ -180,23 +179,24 @@ class ProbeReader:
         """Load what :meth:`save` wrote."""
         from safetensors.numpy import load_file
 
+        from causal_cxr.readers.clip import CLIPReader
+
         folder = Path(folder)
         if not (folder / PROBE).is_file():
             raise FileNotFoundError(f"{folder} has no {PROBE}; save a reader there with ProbeReader.save(folder).")
         content = json.loads((folder / PROBE).read_text())
         arrays = load_file(folder / "model.safetensors")
-        encoder = None
-        if content["encoder"]:
-            from causal_cxr.readers.clip import CLIPReader
-
-            encoder = CLIPReader.from_pretrained(folder / ENCODER)
+        settings = content["features"]
+        kind = settings.pop("kind")
+        features: Features = (
+            CLIPReader.from_pretrained(folder / ENCODER) if kind == ENCODER else RULES[kind](**settings)
+        )
         return cls(
             [concept_from_dict(entry) for entry in content["concepts"]],
             arrays["weights"],
             arrays["bias"],
             content["folds"],
-            size=content["size"],
-            encoder=encoder,
+            features=features,
             name=content["name"],
             quality=ReaderQuality.from_dict(content["quality"]),
             renderer_version=content["renderer_version"],

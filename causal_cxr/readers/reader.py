@@ -1,5 +1,6 @@
 """The Reader protocol: attribute inversion, images in, concept scores out."""
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -16,7 +17,8 @@ class Reader(Protocol):
         name: short, unique within an audit.
         fingerprint: of weights, prompts and calibration; a resumed run never mixes two.
         concepts: what it reads, in the order of the columns of :meth:`read`.
-        fitted_on: patients it was fitted or calibrated on; ``None`` when unknown, which reports say.
+        fitted_on: patients it was fitted or calibrated on and cannot leave out when it reads them; ``None`` when
+            unknown, which reports say.
         quality: how well it reads, on patients it was not fitted on; NaN = unknown.
     """
 
@@ -26,11 +28,13 @@ class Reader(Protocol):
     fitted_on: frozenset[str] | None
     quality: ReaderQuality
 
-    def read(self, images: Tensor) -> Tensor:
+    def read(self, images: Tensor, patients: Sequence[str] | None = None) -> Tensor:
         """Score images.
 
         Args:
             images: ``(n, 1, h, w)`` float32 in [0, 1], any h and w.
+            patients: ``n`` ids, for readers that are cross-fitted: each image is read by a part that has not seen its
+                patient. Others ignore them.
 
         Returns:
             ``(n, k)`` float32 scores in [0, 1], one column a concept.

@@ -1,5 +1,7 @@
 """A tiny world for tests of the audit: 8x8 images whose corners are the attributes, an editor and a reader of corners."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import torch
@@ -91,6 +93,6 @@ class CornerReader:
         )
         self.quality = ReaderQuality(known, unknown.within, unknown.follows)
 
-    def read(self, images: torch.Tensor) -> torch.Tensor:
+    def read(self, images: torch.Tensor, patients: Sequence[str] | None = None) -> torch.Tensor:
         corners = [images[:, 0, i, j] for i, j in ((0, 0), (0, 7), (7, 0), (7, 7))]
         return torch.stack(corners, dim=1)

@@ -114,7 +114,7 @@ def test_platt_scaling_is_logistic_regression_and_leaves_unlabelled_columns_alon
 def test_a_probe_on_the_image_tower_is_saved_with_it(reader, phantom, tmp_path):
     encoder = CLIPReader.from_pretrained(reader.save(tmp_path / "encoder"))  # in half precision, as a probe keeps it
     truth = phantom.hidden[["control_dot"]].to_numpy(dtype=float)
-    probe = ProbeReader.fit(phantom, np.arange(96), truth, CONCEPTS[1:2], encoder=encoder, n_folds=2)
+    probe = ProbeReader.fit(phantom, np.arange(96), truth, CONCEPTS[1:2], features=encoder, n_folds=2)
     again = ProbeReader.from_pretrained(probe.save(tmp_path / "probe"))
     images = phantom.images(np.arange(6))
     torch.testing.assert_close(again.read(images), probe.read(images), rtol=0, atol=0)

@@ -5,7 +5,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from causal_cxr.data.phantom import Phantom
-from causal_cxr.readers import Concept, ProbeReader, Reader, load_concepts
+from causal_cxr.readers import Concept, Pixels, ProbeReader, Reader, load_concepts
 
 CONCEPTS = load_concepts(["control_bar", "female"])
 
@@ -22,7 +22,7 @@ def labelled():
 
 @pytest.fixture(scope="module")
 def probe(labelled):
-    return ProbeReader.fit(labelled, np.arange(500), truth_of(labelled), CONCEPTS, size=32, graph=labelled.graph,
+    return ProbeReader.fit(labelled, np.arange(500), truth_of(labelled), CONCEPTS, features=Pixels(32), graph=labelled.graph,
                            n_folds=3)  # fmt: skip
 
 
@@ -40,18 +40,18 @@ def test_a_probe_reads_new_patients_as_well_as_its_out_of_fold_quality_says(prob
 
 def test_labelled_patients_are_read_by_a_head_that_has_not_seen_them(probe, labelled):
     images = labelled.images(np.arange(500))
-    scores = probe.read_cross_fitted(images, labelled.patients).numpy()
+    scores = probe.read(images, labelled.patients).numpy()
     assert roc_auc_score(truth_of(labelled)[:, 0], scores[:, 0]) == pytest.approx(
         probe.quality.concepts.loc["control_bar", "auroc"]
     )
-    torch.testing.assert_close(probe.read_cross_fitted(images[:3], ["new"] * 3), probe.read(images[:3]))
+    torch.testing.assert_close(probe.read(images[:3], ["new"] * 3), probe.read(images[:3]))
 
 
 def test_labels_that_say_nothing_of_the_images_are_not_read_out_of_fold(labelled):
     coin = np.random.default_rng(0).integers(0, 2, labelled.patients.nunique()).astype(float)
     truth = coin[pd.factorize(labelled.patients)[0]][:, None]  # a patient's images are alike: leaks if split by image
     quality = ProbeReader.fit(labelled, np.arange(500), truth, [Concept("coin", ("heads",), ("tails",))],
-                              graph=labelled.graph, size=32).quality  # fmt: skip
+                              graph=labelled.graph, features=Pixels(32)).quality  # fmt: skip
     row = quality.concepts.loc["coin"]
     assert row.auroc == pytest.approx(0.5, abs=0.09)
     assert abs(row.slope) < 0.1
@@ -63,7 +63,9 @@ def test_a_saved_probe_reads_the_same(probe, labelled, tmp_path):
     torch.testing.assert_close(again.read(images), probe.read(images), rtol=0, atol=0)
     assert again.fingerprint == probe.fingerprint
     assert again.concepts == probe.concepts
-    assert again.fitted_on == probe.fitted_on == frozenset(labelled.patients)
+    assert again.folds == probe.folds
+    assert set(probe.folds) == set(labelled.patients)
+    assert again.fitted_on == probe.fitted_on == frozenset()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.safetensors", "reader.json"]
 
 
@@ -71,7 +73,7 @@ def test_a_concept_with_too_few_patients_is_refused_by_name(labelled):
     truth = np.full((500, 1), 0.0)
     truth[:4] = 1
     with pytest.raises(ValueError, match="'coin' is present in"):
-        ProbeReader.fit(labelled, np.arange(500), truth, [Concept("coin", ("heads",), ("tails",))], size=32)
+        ProbeReader.fit(labelled, np.arange(500), truth, [Concept("coin", ("heads",), ("tails",))], features=Pixels(32))
 
 
 def test_a_folder_without_a_probe_is_named(tmp_path):
@@ -88,4 +90,4 @@ def test_the_shipped_probe_reads_new_phantoms_and_shares_no_patient_with_the_shi
         truth, said = concept.truth(table), shipped.quality.concepts.loc[concept.name]
         slope = scores[truth == 1, j].mean() - scores[truth == 0, j].mean()
         assert slope == pytest.approx(said.slope, abs=0.1), concept.name
-    assert all(patient.startswith("independent-8101-") for patient in shipped.fitted_on)
+    assert all(patient.startswith("independent-8101-") for patient in shipped.folds)
