@@ -1,5 +1,6 @@
 """``DiffusionEditor``: a text-conditioned diffusion model as an intervention operator."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from causal_cxr.editors.editor import Abduction, Edit
 from causal_cxr.graphs import Attribute, attribute_from_dict
 
 CONFIG = "editor.json"
+ADAPTER = "pytorch_lora_weights.safetensors"  #: the name that diffusers gives a LoRA
 
 
 class DiffusionEditor:
@@ -24,6 +26,8 @@ class DiffusionEditor:
 
     A diffusers ``UNet2DConditionModel`` predicts the velocity of a rectified flow; a transformers ``CLIPTextModel``
     reads the caption. Inversion (Heun, ``steps`` steps) is deterministic and is shared by all interventions of an image.
+
+    Computes in bfloat16 where the CPU has it (twice as fast) and on GPUs, in float32 elsewhere.
 
     Args:
         unet: velocity network on ``pixel_unshuffle(4)`` images.
@@ -57,39 +61,64 @@ class DiffusionEditor:
         self.fingerprint = self._fingerprint()
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, steps: int | None = None) -> "DiffusionEditor":
+    def from_pretrained(
+        cls, folder: str | Path, *, adapter: str | Path | None = None, steps: int | None = None
+    ) -> "DiffusionEditor":
         """Load from a folder in the hub's layout: ``unet/``, ``text_encoder/``, ``tokenizer/``, ``editor.json``.
 
+        Args:
+            folder: what :meth:`save` wrote.
+            adapter: what :meth:`save_adapter` wrote of an editor that was fine-tuned from this one; it is merged into
+                the weights.
+            steps: instead of those that were saved.
+
         Raises:
-            FileNotFoundError: the folder is not such a folder.
+            FileNotFoundError: a folder is not such a folder.
+            ValueError: the adapter belongs to another base.
         """
         from diffusers import UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
 
         folder = Path(folder)
-        if not (folder / CONFIG).is_file():
-            raise FileNotFoundError(
-                f"{folder} has no {CONFIG}; save an editor there with DiffusionEditor.save(folder)."
-            )
-        config = json.loads((folder / CONFIG).read_text())
+        config = _config(folder)
         attributes = [attribute_from_dict(entry) for entry in config["attributes"]]
-        return cls(
+        fitted_on = config["fitted_on"]
+        editor = cls(
             UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
             CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
             CLIPTokenizer.from_pretrained(folder / "tokenizer"),
             {attribute.name: attribute for attribute in attributes},
             steps=steps or config["steps"],
-            fitted_on=None if config["fitted_on"] is None else frozenset(config["fitted_on"]),
+            fitted_on=None if fitted_on is None else frozenset(fitted_on),
             size=config["size"],
             renderer_version=config["renderer_version"],
         )
+        return editor if adapter is None else editor._with_adapter(Path(adapter))
+
+    def _with_adapter(self, folder: Path) -> "DiffusionEditor":
+        config = _config(folder)
+        if config["base"] != self.fingerprint:
+            raise ValueError(
+                f"The adapter in {folder} was fitted to the base {config['base']}, this one is {self.fingerprint}; load "
+                "the base that it was fitted to."
+            )
+        self.unet.load_lora_adapter(folder, weight_name=ADAPTER, prefix=None)
+        self.unet.fuse_lora()
+        self.unet.unload_lora()
+        seen = config["fitted_on"]
+        self.fitted_on = None if self.fitted_on is None or seen is None else self.fitted_on | frozenset(seen)
+        self.fingerprint = self._fingerprint()
+        return self
 
     @classmethod
     def from_shipped(cls, name: str = "diffusion-portable") -> "DiffusionEditor":
-        """An editor that ships with the package."""
+        """An editor that ships with the package: ``diffusion-base``, or the base with the adapter of a world."""
         from causal_cxr.weights import shipped
 
-        return cls.from_pretrained(shipped(name))
+        folder = shipped(name)
+        if "base" in _config(folder):
+            return cls.from_pretrained(shipped("diffusion-base"), adapter=folder)
+        return cls.from_pretrained(folder)
 
     def save(self, folder: str | Path, *, half: bool = True) -> Path:
         """Write the hub's layout; ``half`` stores float16 (loaded back as float32)."""
@@ -97,20 +126,39 @@ class DiffusionEditor:
         folder.mkdir(parents=True, exist_ok=True)
         kind = torch.float16 if half else torch.float32
         for name, model in (("unet", self.unet), ("text_encoder", self.text_encoder)):
-            model.to(kind).save_pretrained(folder / name)
-            model.to(torch.float32)
+            copy.deepcopy(model).to(kind).save_pretrained(folder / name)
         self.tokenizer.save_pretrained(folder / "tokenizer")
-        config = {
-            "attributes": [attribute.to_dict() for attribute in self.graph_attributes.values()],
-            "steps": self.steps,
-            "size": self.size,
-            "renderer_version": self.renderer_version,
-            "fitted_on": None if self.fitted_on is None else sorted(self.fitted_on),
-        }
-        partial = folder / f"{CONFIG}.partial"
-        partial.write_text(json.dumps(config, indent=1))
-        partial.rename(folder / CONFIG)
-        return folder
+        return _write_config(
+            folder,
+            attributes=[attribute.to_dict() for attribute in self.graph_attributes.values()],
+            steps=self.steps,
+            size=self.size,
+            renderer_version=self.renderer_version,
+            fitted_on=None if self.fitted_on is None else sorted(self.fitted_on),
+        )
+
+    def save_adapter(self, folder: str | Path, *, base: str, fitted_on: frozenset[str] | None) -> Path:
+        """Write only the LoRA that :func:`~causal_cxr.editors.diffusion.fit.fit_adapter` fitted, in float16.
+
+        Args:
+            folder: for it and its ``editor.json``.
+            base: fingerprint of the editor that it belongs to.
+            fitted_on: patients of the fine-tuning alone.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        copy.deepcopy(self.unet).half().save_lora_adapter(folder, weight_name=ADAPTER)
+        return _write_config(
+            folder,
+            base=base,
+            renderer_version=self.renderer_version,
+            fitted_on=None if fitted_on is None else sorted(fitted_on),
+        )
+
+    def to(self, device: str | torch.device) -> "DiffusionEditor":
+        """Compute there; images come and go on the CPU. Returns itself."""
+        self.unet.to(device), self.text_encoder.to(device)
+        return self
 
     def abduct(self, images: Tensor, attributes: pd.DataFrame, *, seeds: np.ndarray) -> Abduction:
         """Invert the images under their factual captions; deterministic, so ``seeds`` draw nothing.
@@ -124,7 +172,7 @@ class DiffusionEditor:
                 f"Image sides must be multiples of {reduction}, got {tuple(images.shape[-2:])}; resize them."
             )
         condition = self._condition(attributes, 0)
-        latent = heun(self._velocity(condition), to_latent(images), 0.0, 1.0, self.steps)
+        latent = heun(self._velocity(condition), to_latent(images).to(condition.device), 0.0, 1.0, self.steps)
         return Abduction(attributes, latent, 2 * self.steps * len(images))
 
     def edit(self, abduction: Abduction, target: pd.DataFrame, *, phrasing: int = 0, strength: float = 1.0) -> Edit:
@@ -138,7 +186,7 @@ class DiffusionEditor:
             factual = self._condition(abduction.factual, phrasing)
             condition = factual + strength * (condition - factual)
         latent = heun(self._velocity(condition), abduction.state, 1.0, 0.0, self.steps)
-        return Edit.all_accepted(to_images(latent), 2 * self.steps * len(target))
+        return Edit.all_accepted(to_images(latent).cpu(), 2 * self.steps * len(target))
 
     @torch.no_grad()
     def _condition(self, table: pd.DataFrame, phrasing: int) -> Tensor:
@@ -149,10 +197,14 @@ class DiffusionEditor:
         return states[[position[text] for text in texts]]
 
     def _velocity(self, condition: Tensor) -> Any:
+        device = condition.device
+
         @torch.no_grad()
         def velocity(x: Tensor, t: float) -> Tensor:
-            with torch.autocast("cpu" if x.device.type == "cpu" else "cuda", torch.bfloat16):
-                out = self.unet(x, torch.full((len(x),), 1000.0 * t), encoder_hidden_states=condition).sample
+            with torch.autocast(device.type, torch.bfloat16, enabled=_fast_bfloat16(device)):
+                out = self.unet(
+                    x, torch.full((len(x),), 1000.0 * t, device=device), encoder_hidden_states=condition
+                ).sample
             return out.float()
 
         return velocity
@@ -168,5 +220,23 @@ class DiffusionEditor:
 
 def encode(text_encoder: Any, tokenizer: Any, texts: list[str]) -> Tensor:
     """``(n, length, width)`` states of captions, padded to the tokenizer's length."""
-    tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
+    tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").to(text_encoder.device)
     return text_encoder(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).last_hidden_state
+
+
+def _fast_bfloat16(device: torch.device) -> bool:
+    """CPUs without bfloat16 units emulate them, slower than float32."""
+    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{folder} has no {CONFIG}; save an editor there with DiffusionEditor.save(folder).")
+    return json.loads((folder / CONFIG).read_text())
+
+
+def _write_config(folder: Path, **content: Any) -> Path:
+    partial = folder / f"{CONFIG}.partial"
+    partial.write_text(json.dumps(content, indent=1))
+    partial.rename(folder / CONFIG)
+    return folder

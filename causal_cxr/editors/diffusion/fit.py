@@ -1,9 +1,13 @@
 """Fit a small text-conditioned diffusion editor: resumable, deterministic for a seed and thread count.
 
-python -m causal_cxr.editors.diffusion.fit --world portable --steps 2500 --out runs/diffusion-portable
+The base, on phantoms with independent attributes, then a world's adapter on the base:
+
+python -m causal_cxr.editors.diffusion.fit --world independent --steps 5000 --out runs/diffusion-base
+python -m causal_cxr.editors.diffusion.fit --world portable --base runs/diffusion-base --steps 1200 --out runs/adapter
 """
 
 import argparse
+import copy
 import json
 import time
 from collections.abc import Mapping
@@ -19,16 +23,23 @@ from causal_cxr.data.tokenizer import build_tokenizer
 from causal_cxr.editors.diffusion.captions import captions
 from causal_cxr.editors.diffusion.editor import DiffusionEditor
 from causal_cxr.editors.diffusion.flow import UNSHUFFLE, to_latent
-from causal_cxr.graphs import Attribute
+from causal_cxr.graphs import Attribute, Continuous
 
 TEXT_WIDTH = 128
 TEXT_LENGTH = 32
 WARM_UP = 100
 EMA = 0.998
+CAPTION_DROPOUT = 0.05  #: share of images fitted without a caption, for guidance
+#: Layers that an adapter bends: attention to the caption, what the caption does to every block, and convolutions.
+ADAPTED = ("to_k", "to_v", "to_out.0", "proj", "time_emb_proj", "conv1", "conv2")
 
 
 def build(tokenizer: Any, size: int, channels: tuple[int, ...]) -> tuple[Any, Any]:
-    """A fresh UNet and CLIP text encoder."""
+    """A fresh UNet and CLIP text encoder.
+
+    The caption reaches the network twice: by cross-attention, and pooled into the time embedding, so that every block at
+    every resolution knows it (diffusers' ``addition_embed_type="text"``).
+    """
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -46,6 +57,7 @@ def build(tokenizer: Any, size: int, channels: tuple[int, ...]) -> tuple[Any, An
         block_out_channels=channels, layers_per_block=1, cross_attention_dim=TEXT_WIDTH, attention_head_dim=4,
         down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * cross),
         up_block_types=(*("CrossAttnUpBlock2D",) * cross, "UpBlock2D"), norm_num_groups=16,
+        addition_embed_type="text", addition_embed_type_num_heads=4, resnet_time_scale_shift="scale_shift",
     )  # fmt: skip
     return unet, text_encoder
 
@@ -60,12 +72,11 @@ def fit_diffusion(
     batch_size: int = 64,
     learning_rate: float = 4e-4,
     channels: tuple[int, ...] = (64, 96, 128),
-    caption_dropout: float = 0.05,
     renderer_version: int | None = None,
     checkpoint: Path | None = None,
-    checkpoint_every: int = 100,
     minutes: float | None = None,
     start: DiffusionEditor | None = None,
+    device: str | torch.device = "cpu",
 ) -> DiffusionEditor:
     """Fit by flow matching with logit-normal times, AdamW, warm-up, cosine decay and an EMA of the weights.
 
@@ -79,94 +90,178 @@ def fit_diffusion(
         checkpoint: folder for resumable state, written whole or not at all; a killed fit goes on from it.
         minutes: stop early after so much wall time (then the result depends on the machine; the card must say the
             steps taken).
-        start: continue from this editor's weights rather than from random ones.
+        start: begin from this editor's weights and tokenizer rather than from random ones; it is left as it is.
+        device: to fit on.
 
     Returns:
-        The editor with EMA weights; its ``fitted_on`` are the patients of ``rows``.
+        The editor with EMA weights; its ``fitted_on`` are the patients of ``rows`` (and those of ``start``).
     """
-    from rich.progress import Progress
-    from safetensors.torch import load_file, save_file
+    torch.manual_seed(seed)
+    if start is None:
+        mine = dataset.attributes.iloc[rows]
+        corpus = [*captions(mine, attributes, 0), *captions(mine, attributes, 1), *_vocabulary(attributes)]
+        tokenizer = build_tokenizer(corpus, TEXT_LENGTH)
+        unet, text_encoder = build(tokenizer, dataset.images(rows[:1]).shape[-1], channels)
+    else:
+        tokenizer, unet, text_encoder = start.tokenizer, copy.deepcopy(start.unet), copy.deepcopy(start.text_encoder)
+    trained = {f"unet.{n}": p for n, p in unet.named_parameters()}
+    trained |= {f"text_encoder.{n}": p for n, p in text_encoder.named_parameters()}
+    return _fit(
+        dataset, rows, attributes, unet, text_encoder, tokenizer, trained, steps=steps, seed=seed,
+        batch_size=batch_size, learning_rate=learning_rate, renderer_version=renderer_version, checkpoint=checkpoint,
+        minutes=minutes, fitted_on=frozenset() if start is None else start.fitted_on, device=device,
+    )  # fmt: skip
+
+
+def fit_adapter(
+    dataset: Dataset,
+    rows: np.ndarray,
+    base: DiffusionEditor,
+    *,
+    steps: int,
+    rank: int = 8,
+    seed: int = 0,
+    batch_size: int = 64,
+    learning_rate: float = 2e-3,
+    checkpoint: Path | None = None,
+    minutes: float | None = None,
+    device: str | torch.device = "cpu",
+) -> DiffusionEditor:
+    """Fine-tune an editor by a LoRA on its UNet (Hu et al., ICLR 2022; peft); the base's weights stay as they are.
+
+    Args:
+        dataset, rows, steps, seed, batch_size, learning_rate, checkpoint, minutes, device: see :func:`fit_diffusion`.
+        base: what is bent; it names the attributes and is left as it is.
+        rank: of the LoRA.
+
+    Returns:
+        The editor, its LoRA not merged: :meth:`~causal_cxr.editors.DiffusionEditor.save_adapter` writes it alone.
+    """
+    from peft import LoraConfig
 
     torch.manual_seed(seed)
+    unet, text_encoder = copy.deepcopy(base.unet), copy.deepcopy(base.text_encoder)
+    unet.requires_grad_(False), text_encoder.requires_grad_(False)
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(ADAPTED)))
+    trained = {f"unet.{n}": p for n, p in unet.named_parameters() if p.requires_grad}
+    return _fit(
+        dataset, rows, base.graph_attributes, unet, text_encoder, base.tokenizer, trained, steps=steps, seed=seed,
+        batch_size=batch_size, learning_rate=learning_rate, renderer_version=base.renderer_version,
+        checkpoint=checkpoint, minutes=minutes, fitted_on=base.fitted_on, device=device,
+    )  # fmt: skip
+
+
+def _fit(
+    dataset: Dataset, rows: np.ndarray, attributes: Mapping[str, Attribute], unet: Any, text_encoder: Any,
+    tokenizer: Any, trained: Mapping[str, Tensor], *, steps: int, seed: int, batch_size: int, learning_rate: float,
+    renderer_version: int | None, checkpoint: Path | None, minutes: float | None, fitted_on: frozenset[str] | None,
+    device: str | torch.device,
+) -> DiffusionEditor:  # fmt: skip
+    from rich.progress import Progress
+
+    device = torch.device(device)
     latents, mine = _latents(dataset, rows), dataset.attributes.iloc[rows]
     texts = np.array([captions(mine, attributes, phrasing) for phrasing in (0, 1)])
-    size = latents.shape[-1] * UNSHUFFLE
-    if start is None:
-        ages = [captions(mine, attributes, k) for k in (0, 1)]
-        tokenizer = build_tokenizer([*ages[0], *ages[1], *_vocabulary(attributes)], TEXT_LENGTH)
-        unet, text_encoder = build(tokenizer, size, channels)
-    else:
-        tokenizer, unet, text_encoder = start.tokenizer, start.unet, start.text_encoder
-    unet.train(), text_encoder.train()
-    names, parameters = zip(
-        *[(f"unet.{n}", p) for n, p in unet.named_parameters()],
-        *[(f"text_encoder.{n}", p) for n, p in text_encoder.named_parameters()],
-        strict=True,
-    )
-    optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.99))
-    average = [p.detach().clone() for p in parameters]
-
-    state_file, first = (checkpoint / "state.safetensors" if checkpoint else None), 0
-    if state_file and state_file.exists():
-        state = load_file(state_file)
-        first = int(state["step"])
-        for i, (name, p) in enumerate(zip(names, parameters, strict=True)):
-            p.data.copy_(state[f"weight.{name}"])
-            average[i].copy_(state[f"average.{name}"])
-            optimiser.state[p] = {
-                "step": torch.tensor(float(first)),
-                "exp_avg": state[f"first.{name}"],
-                "exp_avg_sq": state[f"second.{name}"],
-            }
-
-    def tokenise(batch: list[str]) -> Any:
-        return tokenizer(batch, padding="max_length", truncation=True, return_tensors="pt")
-
-    begun, losses, step = time.monotonic(), [], first
+    unet.to(device).train(), text_encoder.to(device).train()
+    fit = _Fit(trained, learning_rate, checkpoint)
+    begun, losses = time.monotonic(), []
     with Progress(transient=True) as progress:
-        bar = progress.add_task("fitting the diffusion editor", total=steps, completed=first)
-        for step in range(first, steps):
+        bar = progress.add_task("fitting the diffusion editor", total=steps, completed=fit.step)
+        for step in range(fit.step, steps):
             # One generator a step: a resumed fit draws what the uninterrupted one would have drawn.
             draw = np.random.default_rng([seed, step])
             generator = torch.Generator().manual_seed(int(draw.integers(2**62)))
             picked = draw.integers(0, len(latents), size=batch_size)
-            wording = draw.integers(0, 2, size=batch_size)
-            batch_texts = texts[wording, picked]
-            batch_texts = np.where(draw.uniform(size=batch_size) < caption_dropout, "", batch_texts).tolist()
-            x = latents[picked].float()
-            z = torch.randn(x.shape, generator=generator)
-            t = torch.sigmoid(torch.randn(batch_size, generator=generator))[:, None, None, None]
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate * min(1.0, (step + 1) / WARM_UP) * (
-                    0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps))
-                )  # fmt: skip
-            tokens = tokenise(batch_texts)
-            with torch.autocast("cpu", torch.bfloat16):
+            batch_texts = texts[draw.integers(0, 2, size=batch_size), picked]
+            batch_texts = np.where(draw.uniform(size=batch_size) < CAPTION_DROPOUT, "", batch_texts).tolist()
+            x = latents[picked].to(device).float()
+            z = torch.randn(x.shape, generator=generator).to(device)
+            t = torch.sigmoid(torch.randn(batch_size, generator=generator)).to(device)[:, None, None, None]
+            tokens = tokenizer(batch_texts, padding="max_length", truncation=True, return_tensors="pt").to(device)
+            with torch.autocast(device.type, torch.bfloat16):
                 condition = text_encoder(**tokens).last_hidden_state
                 velocity = unet((1 - t) * x + t * z, 1000.0 * t[:, 0, 0, 0], encoder_hidden_states=condition).sample
             loss = torch.nn.functional.mse_loss(velocity.float(), z - x)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimiser.step()
-            decay = min(EMA, (step + 1) / (step + 10))
-            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
+            fit.descend(loss, learning_rate * _schedule(step, steps))
             losses.append(loss.item())
             progress.update(bar, advance=1, description=f"fitting the diffusion editor, loss {loss.item():.3f}")
             out_of_time = minutes is not None and time.monotonic() - begun > 60 * minutes
-            if state_file and ((step + 1) % checkpoint_every == 0 or step + 1 == steps or out_of_time):
-                _checkpoint(state_file, step + 1, names, parameters, average, optimiser, save_file)
-                with (state_file.parent / "loss.jsonl").open("a") as log:
-                    log.write(json.dumps({"step": step + 1, "loss": float(np.mean(losses))}) + "\n")
+            if (step + 1) % 100 == 0 or step + 1 == steps or out_of_time:
+                fit.save(float(np.mean(losses)))
                 losses = []
             if out_of_time:
                 break
-    for p, smooth in zip(parameters, average, strict=True):
-        p.data.copy_(smooth)
-    patients = frozenset(dataset.patients.iloc[rows].astype(str))
+    fit.smooth()
+    patients = None if fitted_on is None else fitted_on | frozenset(dataset.patients.iloc[rows].astype(str))
     return DiffusionEditor(
-        unet, text_encoder, tokenizer, attributes, fitted_on=patients, size=size, renderer_version=renderer_version
-    )
+        unet.cpu(), text_encoder.cpu(), tokenizer, attributes, fitted_on=patients, size=latents.shape[-1] * UNSHUFFLE,
+        renderer_version=renderer_version,
+    )  # fmt: skip
+
+
+class _Fit:
+    """Weights under AdamW with their running average; saved whole or not at all, and found again."""
+
+    def __init__(self, trained: Mapping[str, Tensor], learning_rate: float, folder: Path | None) -> None:
+        from safetensors.torch import load_file
+
+        self.trained, self.step = dict(trained), 0
+        self.optimiser = torch.optim.AdamW(
+            list(trained.values()), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.99)
+        )
+        self.average = {name: p.detach().clone() for name, p in trained.items()}
+        self.folder = folder
+        if folder is None or not (folder / "state.safetensors").exists():
+            return
+        state = load_file(folder / "state.safetensors")
+        self.step = int(state["step"])
+        for name, p in self.trained.items():
+            p.data.copy_(state[f"weight.{name}"])
+            self.average[name].copy_(state[f"average.{name}"])
+            self.optimiser.state[p] = {
+                "step": torch.tensor(float(self.step)),
+                "exp_avg": state[f"first.{name}"].to(p.device),
+                "exp_avg_sq": state[f"second.{name}"].to(p.device),
+            }
+
+    def descend(self, loss: Tensor, learning_rate: float) -> None:
+        """One step."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        decay = min(EMA, self.step / (self.step + 9))
+        torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.trained.values()], 1 - decay)
+
+    def smooth(self) -> None:
+        """Put the average in the weights' place."""
+        for name, p in self.trained.items():
+            p.data.copy_(self.average[name])
+
+    def save(self, loss: float) -> None:
+        """Write the state, and a line of ``loss.jsonl``."""
+        from safetensors.torch import save_file
+
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {"step": torch.tensor(self.step)}
+        for name, p in self.trained.items():
+            moments = self.optimiser.state[p]
+            state[f"weight.{name}"], state[f"average.{name}"] = p.detach().contiguous(), self.average[name].contiguous()
+            state[f"first.{name}"] = moments["exp_avg"].contiguous()
+            state[f"second.{name}"] = moments["exp_avg_sq"].contiguous()
+        save_file(state, self.folder / "state.partial")
+        (self.folder / "state.partial").rename(self.folder / "state.safetensors")
+        with (self.folder / "loss.jsonl").open("a") as log:
+            log.write(json.dumps({"step": self.step, "loss": loss}) + "\n")
+
+
+def _schedule(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / WARM_UP) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
 
 
 def _latents(dataset: Dataset, rows: np.ndarray, batch: int = 512) -> Tensor:
@@ -176,8 +271,6 @@ def _latents(dataset: Dataset, rows: np.ndarray, batch: int = 512) -> Tensor:
 
 def _vocabulary(attributes: Mapping[str, Attribute]) -> list[str]:
     """Every phrase, and every whole number of a continuous attribute's range: nothing an edit asks for is unknown."""
-    from causal_cxr.graphs import Continuous
-
     words = []
     for attribute in attributes.values():
         if isinstance(attribute, Continuous):
@@ -188,52 +281,52 @@ def _vocabulary(attributes: Mapping[str, Attribute]) -> list[str]:
     return words * 20
 
 
-def _checkpoint(
-    file: Path, step: int, names: Any, parameters: Any, average: Any, optimiser: Any, save_file: Any
-) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    state = {"step": torch.tensor(step)}
-    for name, p, smooth in zip(names, parameters, average, strict=True):
-        state[f"weight.{name}"], state[f"average.{name}"] = p.detach().contiguous(), smooth.contiguous()
-        state[f"first.{name}"] = optimiser.state[p]["exp_avg"].contiguous()
-        state[f"second.{name}"] = optimiser.state[p]["exp_avg_sq"].contiguous()
-    partial = file.with_suffix(".partial")
-    save_file(state, partial)
-    partial.rename(file)
-
-
 def main() -> None:
-    """Fit on a phantom world, resumable, and write the editor with its model card."""
+    """Fit on a phantom world, resumable, and write the editor, or the adapter of a base, with its model card."""
     from causal_cxr.data.phantom import LABELLED, VERSION, Phantom
 
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--world", default="portable")
-    parser.add_argument("--images", type=int, default=16_000)
-    parser.add_argument("--steps", type=int, default=2_500)
+    parser.add_argument("--world", default="independent")
+    parser.add_argument("--base", type=Path, help="fit an adapter on the editor in this folder")
+    parser.add_argument("--images", type=int, default=40_000)
+    parser.add_argument("--steps", type=int, default=5_000)
     parser.add_argument("--seed", type=int, default=7_001)
-    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    phantom = Phantom(args.images, args.world, seed=args.seed)
-    begun = time.monotonic()
-    editor = fit_diffusion(
-        phantom, np.arange(len(phantom)), {a.name: a for a in LABELLED}, steps=args.steps, seed=args.seed,
-        renderer_version=VERSION, checkpoint=args.out / "checkpoint", minutes=args.minutes,
-    )  # fmt: skip
-    editor.fitted_on = frozenset({f"phantom:{args.world}:seed={args.seed}"})
-    editor.save(args.out)
-    log = (args.out / "checkpoint" / "loss.jsonl").read_text().splitlines()
-    last = json.loads(log[-1])
+    phantom, rows = Phantom(args.images, args.world, seed=args.seed), np.arange(args.images)
+    patients, checkpoint = frozenset({f"phantom:{args.world}:seed={args.seed}"}), args.out / "checkpoint"
+    if args.base is None:
+        editor = fit_diffusion(
+            phantom, rows, {a.name: a for a in LABELLED}, steps=args.steps, seed=args.seed, renderer_version=VERSION,
+            checkpoint=checkpoint, device=args.device,
+        )  # fmt: skip
+        editor.fitted_on = patients
+        editor.save(args.out)
+        title, model = "Diffusion editor of the phantoms: the base", (
+            "diffusers UNet2DConditionModel on pixel_unshuffle(4) images, rectified flow; CLIP text encoder (2 layers, own\n"
+            f"  tokenizer of {len(editor.tokenizer)} tokens) fitted jointly"
+        )  # fmt: skip
+    else:
+        base = DiffusionEditor.from_pretrained(args.base)
+        editor = fit_adapter(
+            phantom, rows, base, steps=args.steps, seed=args.seed, checkpoint=checkpoint, device=args.device
+        )
+        editor.save_adapter(args.out, base=base.fingerprint, fitted_on=patients)
+        title = f"Adapter of the phantom world `{args.world}` for the diffusion editor's base"
+        model = f"LoRA of rank 8 on the UNet of `diffusion-base` (fingerprint {base.fingerprint})"
+    last = json.loads((checkpoint / "loss.jsonl").read_text().splitlines()[-1])
+    command = (
+        f"python -m causal_cxr.editors.diffusion.fit --world {args.world} --images {args.images} --steps {args.steps}"
+    )
     (args.out / "card.md").write_text(
-        f"""# Diffusion editor of the phantom world `{args.world}`
+        f"""# {title}
 
 - data: `Phantom({args.images}, "{args.world}", seed={args.seed})`, 64x64, renderer version {VERSION}; synthetic, no patients
-- model: diffusers UNet2DConditionModel on pixel_unshuffle(4) images, rectified flow; CLIP text encoder (2 layers, own
-  tokenizer of {len(editor.tokenizer)} tokens) fitted jointly
+- model: {model}
 - steps: {last["step"]} of 64 images, AdamW, EMA; loss at the end {last["loss"]:.4f}
 - seed: {args.seed}
-- command: `python -m causal_cxr.editors.diffusion.fit --world {args.world} --images {args.images} --steps {args.steps} --seed {args.seed} --out DIR`
-- time: {(time.monotonic() - begun) / 60:.0f} minutes on 2 shared CPU cores (last run; resumed runs count their last part)
+- command: `{command}{" --base BASE" if args.base else ""} --seed {args.seed} --out DIR`
 - not for: real radiographs, clinical use
 """
     )
