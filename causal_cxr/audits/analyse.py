@@ -16,6 +16,7 @@ from causal_cxr.audits.effects import (
     g_computation,
     paired_effect,
 )
+from causal_cxr.audits.falsification import independence_tests, rejected_at
 from causal_cxr.audits.verdicts import MEANING, TABLE, conjunction_p, verdict_of
 from causal_cxr.graphs import CausalGraph, Continuous, Contrast
 from causal_cxr.readers.concepts import Concept
@@ -27,13 +28,17 @@ EFFECTIVE_RATIO = 0.3  #: an editor must move A's own reader by this share of wh
 RARE = 0.2  #: below this prevalence delta is half the prevalence
 OVERLAP_SHARE, OVERLAP_LOW = 0.05, 0.02  #: at most this share of edited images may have a propensity beyond
 FOLLOW_SHARE = 0.5  #: a reader may follow A by this share of delta
+AGREE, DIFFER, OPEN = "agree", "differ", "open"
+PRESENT = 0.5  #: score from which a concept counts as shown, for ``gained`` and ``lost``
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """Edges and the editor's limits, as frames (columns: see :func:`analyse`)."""
+    """Edges, what else readers say of them, and the limits of editors and graph, as frames (see :func:`analyse`)."""
 
     edges: pd.DataFrame
+    second_readings: pd.DataFrame
+    falsification: pd.DataFrame
     effectiveness: pd.DataFrame
     leak: pd.DataFrame
 
@@ -71,8 +76,13 @@ def analyse(
         smallest_effect: delta, a risk difference.
 
     Returns:
-        ``edges``: one row an editor x contrast x reader x concept outside the graph, with the three estimates (editor,
-        adjusted, marginal; direct where labelled mediators exist), their calls, the verdict, its q and a sentence.
+        ``edges``: one row an editor x contrast x concept outside the graph, read by the reader that reads the concept
+        best, with the three estimates (editor, adjusted, marginal; direct where labelled mediators exist), their calls,
+        the verdict, its q and a sentence. ``gained`` and ``lost``: share of images in which the concept appears, of
+        those without it, and disappears, of those with it, when the attribute goes from a0 to a1 (a score of 0.5 is
+        the border). ``agreement``: what the other readers that read it well enough say. ``second_readings``: the
+        estimates and calls of the readers that were not chosen. ``falsification``: the graph's implied independences
+        among labelled attributes, tested (:func:`causal_cxr.audits.falsification.independence_tests`).
 
     Raises:
         ValueError: no concept is a candidate hidden attribute.
@@ -84,6 +94,7 @@ def analyse(
     table = graph.coerce(attributes)
     edited = np.sort(measurements.loc[measurements["kind"] == "null", "row"].unique())
     observed = {c.name: _observe(graph, table, factual, columns, c, edited) for c in contrasts}
+    falsification = independence_tests(graph, table.loc[factual.index], factual["patient"].to_numpy(), alpha=alpha)
 
     rows, effectiveness, leak = [], [], []
     for editor in sorted(measurements.loc[measurements["kind"] == "null", "editor"].unique()):
@@ -100,9 +111,17 @@ def analyse(
                     if concept.attribute is None:
                         rows.append(_cell(editor, contrast, reader, concept, quality[reader], paired, seen, factual,
                                           effective, graph, alpha, smallest_effect))  # fmt: skip
-    edges = _decide(pd.DataFrame(rows), alpha)
+    cells = pd.DataFrame(rows)
+    chosen = _best_reader(cells)
+    others = cells[~chosen]
+    cells = cells[chosen].assign(agreement=_agreement(cells[chosen], others)).reset_index(drop=True)
+    for attribute, statement in rejected_at(falsification).items():
+        cells.loc[(cells["attribute"] == attribute) & (cells["gate"] == ""), "gate"] = f"graph falsified: {statement}"
+    cells.loc[(cells["agreement"] == DIFFER) & (cells["gate"] == ""), "gate"] = "readers differ"
     return Analysis(
-        edges,
+        _decide(cells, alpha),
+        others.drop(columns=["gate", "blind", "follows"]).reset_index(drop=True),
+        falsification,
         pd.DataFrame(effectiveness, columns=["editor", "contrast", "attribute", "concept", "reader", "effect", "expected",
                                              "ratio", "low", "high", "n"]),
         pd.DataFrame(leak, columns=["editor", "contrast", "attribute", "concept", "target", "effect", "low", "high"]),
@@ -112,7 +131,10 @@ def analyse(
 def _paired(
     mine: pd.DataFrame, null: pd.DataFrame, contrast: Contrast, kind: str, columns: list[str]
 ) -> pd.DataFrame | None:
-    """Oriented differences edited minus matched null, with ``patient`` and ``orientation``; ``None`` if not measured."""
+    """Oriented differences edited minus matched null, the null's scores as ``<column>@null``, patient, orientation.
+
+    ``None`` if the contrast was not measured.
+    """
     edits = mine[
         (mine["kind"] == kind) & (mine["contrast"] == contrast.name) & (mine["orientation"] != 0) & mine["accepted"]
     ]
@@ -120,8 +142,11 @@ def _paired(
     if edits.empty:
         return None
     sign = edits["orientation"].to_numpy(dtype=float)[:, None]
-    values = edits[columns].to_numpy(dtype=float) - null.loc[edits["row"], columns].to_numpy(dtype=float)
-    frame = pd.DataFrame(values * sign, columns=columns, index=edits["row"].to_numpy())
+    before = null.loc[edits["row"], columns].to_numpy(dtype=float)
+    values = (edits[columns].to_numpy(dtype=float) - before) * sign
+    frame = pd.DataFrame(
+        np.hstack([values, before]), columns=[*columns, *(f"{c}@null" for c in columns)], index=edits["row"].to_numpy()
+    )
     return frame.assign(patient=edits["patient"].to_numpy(), orientation=edits["orientation"].to_numpy())
 
 
@@ -313,6 +338,7 @@ def _cell(
         row |= {f"{side}_effect": e.value, f"{side}_se": e.se, f"{side}_low": low, f"{side}_high": high,
                 f"{side}_p_yes": p_yes, f"{side}_p_no": 1.0 if blind else p_no, f"{side}_call": call}  # fmt: skip
     row |= {"up_effect": effects["up"].value, "down_effect": effects["down"].value}
+    row["gained"], row["lost"] = _crossings(paired["total"], column)
     # Where editor and adjusted agree, only the direct effect is left to tell "hidden" from "mediated".
     shown = row["editor_call"] == row["adjusted_call"] == "yes"
     unsettled = [effects[s] for s in (("direct",) if shown else SIDES) if row[f"{s}_call"] == "undecided"]
@@ -338,8 +364,60 @@ def _cell(
         else "asymmetric: the two directions have opposite signs" if opposed
         else ""
     )  # fmt: skip
-    row["blind"] = blind
+    row |= {"blind": blind, "follows": follows}
     return row
+
+
+def _best_reader(cells: pd.DataFrame) -> np.ndarray:
+    """``(n,)`` bool: of an edge's readers the one with the highest lower bound of its slope; ones that follow A come last.
+
+    Only what was known before any edit was read decides, so that choosing biases nothing.
+    """
+    merit = cells["slope_low"].fillna(-np.inf) - 10.0 * cells["follows"]
+    order = cells.assign(merit=merit).sort_values("merit", ascending=False, kind="stable")
+    best = order.drop_duplicates(["editor", "contrast", "concept"]).index
+    return cells.index.isin(best)
+
+
+def _agreement(edges: pd.DataFrame, others: pd.DataFrame) -> list[str]:
+    """Of each edge, whether the other readers that are neither blind nor following A make the same calls.
+
+    ``differ``: one says yes where another says no, or yes with the other sign. ``agree``: all share every call that the
+    chosen reader makes on the editor's and the adjusted side. ``open``: neither. Empty: no other reader.
+    """
+    able = others[~others["blind"] & ~others["follows"]].groupby(["editor", "contrast", "concept"])
+    groups = {key: group.to_dict("records") for key, group in able}
+    said = []
+    for edge in edges.to_dict("records"):
+        seconds = groups.get((edge["editor"], edge["contrast"], edge["concept"]), [])
+        pairs = [(edge, second, side) for second in seconds for side in ("editor", "adjusted")]
+        if any(_opposed(*pair) for pair in pairs):
+            said.append(DIFFER)
+        elif not pairs:
+            said.append("")
+        else:
+            shared = all(a[f"{s}_call"] in (b[f"{s}_call"], "undecided", "") for a, b, s in pairs)
+            said.append(AGREE if shared else OPEN)
+    return said
+
+
+def _opposed(a: Mapping[str, Any], b: Mapping[str, Any], side: str) -> bool:
+    calls = {a[f"{side}_call"], b[f"{side}_call"]}
+    return calls == {"yes", "no"} or (calls == {"yes"} and a[f"{side}_effect"] * b[f"{side}_effect"] < 0)
+
+
+def _crossings(frame: pd.DataFrame | None, column: str) -> tuple[float, float]:
+    """Shares gained (of images without the concept at a0) and lost (of those with it); NaN without such images."""
+    if frame is None:
+        return np.nan, np.nan
+    null, edited = (
+        frame[f"{column}@null"].to_numpy(),
+        frame[f"{column}@null"].to_numpy() + (frame[column].to_numpy() * frame["orientation"].to_numpy()),
+    )
+    ahead = frame["orientation"].to_numpy() == 1
+    before, after = (np.where(ahead, null, edited) >= PRESENT, np.where(ahead, edited, null) >= PRESENT)
+    gained = float(after[~before].mean()) if (~before).any() else np.nan
+    return gained, float((~after)[before].mean()) if before.any() else np.nan
 
 
 def _decide(cells: pd.DataFrame, alpha: float) -> pd.DataFrame:
@@ -384,7 +462,7 @@ def _decide(cells: pd.DataFrame, alpha: float) -> pd.DataFrame:
     cells["sign"] = np.sign(cells["editor_effect"]).where(cells["verdict"] != "undecided", 0).fillna(0).astype(int)
     cells["sentence"] = [_sentence(row) for _, row in cells.iterrows()]
     first = ["editor", "attribute", "contrast", "concept", "reader", "verdict", "reason", "q", "sentence"]
-    return cells.drop(columns="gate")[[*first, *[c for c in cells.columns if c not in first and c != "gate"]]]
+    return cells[[*first, *[c for c in cells.columns if c not in (*first, "gate", "blind", "follows")]]]
 
 
 def _or_one(p: float) -> float:

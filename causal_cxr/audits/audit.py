@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,15 @@ from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.reader import Reader
 
 ANALYSIS_ONLY = ("alpha", "smallest_effect", "concepts")  #: change these, and nothing is measured again
+
+
+@runtime_checkable
+class Movable(Protocol):
+    """An editor or reader that can compute elsewhere than on the CPU; images come and go on the CPU all the same."""
+
+    def to(self, device: str) -> Any:
+        """Move the networks."""
+        ...
 
 
 class Audit:
@@ -76,6 +85,7 @@ class Audit:
         dataset: Dataset,
         *,
         seed: int = 0,
+        device: str | None = None,
         batch_size: int = 64,
         out: str | Path | None = None,
         scm: Any = None,
@@ -87,6 +97,7 @@ class Audit:
             editor: one, or several by name; several are one family and one report.
             dataset: to audit; patients that an editor or reader was fitted on are refused.
             seed: the only source of chance.
+            device: such as ``"cuda"``: editors and readers that can be moved (:class:`Movable`) compute there.
             batch_size: images a shard; part of the specification, since it changes rounding.
             out: run folder; a killed run with the same specification goes on from its last shard. A temporary folder
                 unless given.
@@ -99,6 +110,10 @@ class Audit:
         """
         editors = dict(editor) if isinstance(editor, Mapping) else {"editor": editor}
         self._refuse_overlap(editors, dataset)
+        if device is not None:
+            for model in (*editors.values(), *self.readers):
+                if isinstance(model, Movable):
+                    model.to(device)
         if scm is None:
             from causal_cxr.graphs.scm import SCM
 
@@ -158,7 +173,8 @@ class Audit:
             **(provenance or {}),
         }  # fmt: skip
         report = Report(
-            graph=self.graph, edges=analysis.edges, effectiveness=analysis.effectiveness, leak=analysis.leak,
+            graph=self.graph, edges=analysis.edges, second_readings=analysis.second_readings,
+            falsification=analysis.falsification, effectiveness=analysis.effectiveness, leak=analysis.leak,
             composition=composition, quality=quality, gallery=gallery, measurements=measurements, provenance=record,
         )  # fmt: skip
         if out is not None:

@@ -15,6 +15,7 @@ from causal_cxr.audits.report import Report
 from causal_cxr.data.phantom import HIDDEN_NAMES, Phantom
 from causal_cxr.editors.editor import Editor
 from causal_cxr.graphs import Contrast, default_contrasts
+from causal_cxr.readers.reader import Reader
 
 WORLD, SHIFT_YEARS = "portable", 20.0
 UNEDITED = 4_000  #: images of the unedited side
@@ -34,15 +35,15 @@ def run_demo(out: Path, editors: Sequence[str] = ("oracle",), images: int = 256,
     Returns:
         the summary: planted, found and false hidden edges by editor, counterfactual error ratios, composition.
     """
-    from causal_cxr.readers import CLIPReader
+    from causal_cxr.readers import CLIPReader, ProbeReader
 
     begun = time.monotonic()
     phantom = Phantom(max(UNEDITED, images), WORLD, seed=seed)
     made: dict[str, Editor] = {name: _editor(name, phantom) for name in editors}
-    reader = CLIPReader.from_shipped()
+    readers: list[Reader] = [CLIPReader.from_shipped(), ProbeReader.from_shipped()]
     contrasts = default_contrasts(phantom.graph, {"age": SHIFT_YEARS})
     truth = phantom.world.truth(shift_years=SHIFT_YEARS)
-    audit = Audit(phantom.graph, [reader], interventions=contrasts, n_edited=images)
+    audit = Audit(phantom.graph, readers, interventions=contrasts, n_edited=images)
     report = audit.run(
         made, phantom, seed=seed, out=out,
         provenance={"title": f"Phantom world '{WORLD}'", "truth": truth.to_dict("records")},
@@ -52,7 +53,8 @@ def run_demo(out: Path, editors: Sequence[str] = ("oracle",), images: int = 256,
         "hidden_planted": int((truth["relation"] == "hidden").sum()),
         "images": len(rows),
         "concepts": len(HIDDEN_NAMES),
-        "reader_auroc_min": float(reader.quality.concepts.loc[list(HIDDEN_NAMES), "auroc"].min()),
+        "reader_auroc_min": min(_auroc(reader) for reader in readers),
+        "reader_auroc_min_by_reader": {reader.name: _auroc(reader) for reader in readers},
     }
     for name, editor in made.items():
         scores = score_edges(report, truth, name)
@@ -68,6 +70,11 @@ def run_demo(out: Path, editors: Sequence[str] = ("oracle",), images: int = 256,
     partial.write_text(json.dumps(summary, indent=1))
     partial.rename(out / "summary.json")
     return summary
+
+
+def _auroc(reader: Reader) -> float:
+    """Of the hidden concept that it reads worst."""
+    return float(reader.quality.concepts.loc[list(HIDDEN_NAMES), "auroc"].min())
 
 
 def score_edges(report: Report, truth: pd.DataFrame, editor: str) -> dict[str, int]:

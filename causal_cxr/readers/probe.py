@@ -154,7 +154,7 @@ class ProbeReader:
         if isinstance(self.features, CLIPReader):
             self.features.save(folder / ENCODER)
             features: dict[str, Any] = {"kind": ENCODER}
-        elif isinstance(self.features, tuple(RULES.values())):
+        elif isinstance(self.features, Pixels | OrientedGradients):
             features = {"kind": self.features.kind, **self.features.settings}
         else:
             raise TypeError(

@@ -442,3 +442,63 @@ def test_without_a_direct_pass_hidden_rests_on_the_total_effect(world: World) ->
     row = cell(run(world, world.measure(FLIP)), "view", "of_view")  # view has no labelled descendants
     assert row["direct_call"] == ""
     assert row["verdict"] == "hidden"
+
+
+def two_readers(world: World, table: pd.DataFrame, a: ReaderQuality, b: ReaderQuality, flip: bool = False) -> Analysis:
+    """Reader ``s`` scores as ``r`` does, or the other way round."""
+    second = {c: c.replace("r/", "s/") for c in COLUMN}
+    scores = table[COLUMN].rename(columns=second)
+    if flip:
+        scores = 1 - scores
+    return analyse(table.join(scores), world.attributes, GRAPH, FLIP, {"r": CONCEPTS, "s": CONCEPTS}, {"r": a, "s": b})
+
+
+def test_each_concept_is_read_by_the_reader_that_reads_it_best(world: World) -> None:
+    table = world.measure(FLIP)
+    analysis = two_readers(world, table, known(0.5), known(0.7))
+    assert set(analysis.edges["reader"]) == {"s"}
+    assert set(analysis.second_readings["reader"]) == {"r"}
+    assert not analysis.edges.duplicated(["editor", "contrast", "concept"]).any()
+
+
+def test_a_reader_that_follows_the_attribute_gives_way_to_one_that_does_not(world: World) -> None:
+    follows = pd.DataFrame(
+        [["of_view", "view", 0.3, 0.01, 0.28, 0.32]], columns=["concept", "attribute", "shift", "se", "low", "high"]
+    )
+    better = replace(known(0.9), follows=follows)
+    analysis = two_readers(world, world.measure(FLIP), better, known(0.7))
+    assert cell(analysis, "view", "of_view").reader == "s"
+    assert cell(analysis, "view", "of_disease").reader == "r"
+
+
+def test_readers_that_make_the_same_calls_agree_and_blind_ones_have_no_say(world: World) -> None:
+    table = world.measure(FLIP)
+    agreed = two_readers(world, table, known(), known(0.69))
+    assert cell(agreed, "view", "of_view").agreement == "agree"
+    assert cell(agreed, "view", "of_view").verdict == "hidden"
+    alone = two_readers(world, table, known(), known(0.1), flip=True)
+    assert cell(alone, "view", "of_view").agreement == ""
+    assert cell(alone, "view", "of_view").verdict == "hidden"
+
+
+def test_readers_of_opposite_sign_differ_and_nothing_is_decided(world: World) -> None:
+    analysis = two_readers(world, world.measure(FLIP), known(), known(0.69), flip=True)
+    edge = cell(analysis, "view", "of_view")
+    assert (edge.agreement, edge.verdict, edge.reason) == ("differ", "undecided", "readers differ")
+
+
+def test_gained_and_lost_are_the_shares_of_images_that_cross(world: World) -> None:
+    table = world.measure(FLIP)
+    edge = cell(run(world, table), "view", "of_view")
+    # P(present | AP) = 0.8 and P(present | PA) = 0.1 from one uniform: of those absent at PA 0.7 / 0.9 gain it.
+    assert edge.gained == pytest.approx(0.7 / 0.9, abs=0.12)
+    assert edge.lost == pytest.approx(0.0, abs=0.05)
+
+
+def test_where_the_table_contradicts_the_graph_nothing_is_decided(world: World) -> None:
+    wrong = CausalGraph([AGE, DISEASE, VIEW, COIN], [("age", "disease"), ("age", "view")])  # disease -> view is missing
+    analysis = run(world, world.measure(FLIP), graph=wrong)
+    edge = cell(analysis, "view", "of_view")
+    assert edge.verdict == "undecided"
+    assert edge.reason == "graph falsified: disease and view are not independent given age"
+    assert analysis.falsification["rejected"].any()

@@ -20,7 +20,7 @@ from causal_cxr.readers.quality import ReaderQuality
 REVEALED = ("hidden", "mediated")  #: verdicts that draw an edge the graph does not have
 PER_EDGE = 3  #: gallery rows a revealed edge: the first audited images that the contrast applies to
 GALLERY_BYTES = 1_300_000  #: of the page; where there are many revealed edges, each shows fewer images
-FRAMES = ("edges", "effectiveness", "leak", "composition")
+FRAMES = ("edges", "second_readings", "falsification", "effectiveness", "leak", "composition")
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Report:
     Attributes:
         graph: the declared graph.
         edges: one row an editor x contrast x concept; see :func:`causal_cxr.audits.analyse.analyse`.
+        second_readings: what the readers that were not chosen say of the same edges.
+        falsification: the graph's implied independences, tested on the table.
         effectiveness, leak, composition: the editors' limits.
         quality: by reader.
         gallery: of the first edited images.
@@ -52,6 +54,8 @@ class Report:
 
     graph: CausalGraph
     edges: pd.DataFrame
+    second_readings: pd.DataFrame
+    falsification: pd.DataFrame
     effectiveness: pd.DataFrame
     leak: pd.DataFrame
     composition: pd.DataFrame

@@ -1,0 +1,90 @@
+"""The command line, but for ``audit``: the version, and the report of a finished run."""
+
+import re
+import shutil
+from importlib.metadata import version
+
+import pandas as pd
+import pytest
+from audits.fakes import GRAPH, CornerDataset, CornerEditor, CornerReader
+from typer.testing import CliRunner
+
+from causal_cxr.audits import Audit
+from causal_cxr.cli import app
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished")
+    report = Audit(GRAPH, [CornerReader()], n_edited=300).run(CornerEditor(), CornerDataset(2000), out=out, seed=1)
+    return out, report
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy that a test may spoil."""
+    return shutil.copytree(finished[0], tmp_path / "run")
+
+
+def invoke(*arguments: object):
+    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "400", "NO_COLOR": "1", "TERM": "dumb"})
+
+
+def words(text: str) -> str:
+    """Without the frame that typer may draw around an error."""
+    return re.sub(r"[\s│╭╮╰╯─]+", " ", text)
+
+
+def test_the_version_is_that_of_the_package():
+    done = invoke("--version")
+    assert done.exit_code == 0
+    assert done.output == f"causal-cxr {version('causal_cxr')}\n"
+
+
+def test_without_a_command_the_commands_are_shown():
+    done = invoke()
+    assert all(f" {command} " in words(done.output) for command in ("audit", "demo", "report"))
+
+
+def test_an_unknown_command_is_refused():
+    done = invoke("audti")
+    assert done.exit_code == 2
+    assert "No such command 'audti'" in words(done.output)
+
+
+def test_report_prints_the_findings_and_where_the_page_is(run, finished):
+    done = invoke("report", run)
+    assert done.exit_code == 0, done.output
+    sentences = finished[1].revealed()["sentence"].tolist()
+    assert len(sentences) >= 2  # one hidden, one mediated
+    assert done.output.splitlines() == [*sentences, f"report: {run / 'report.html'}"]
+
+
+def test_report_writes_the_page_again_to_the_same_bytes(run):
+    page = (run / "report.html").read_bytes()
+    (run / "report.html").write_text("spoilt")
+    (run / "edges.csv").unlink()
+    assert invoke("report", run).exit_code == 0
+    assert (run / "report.html").read_bytes() == page
+    assert "leads" in set(pd.read_csv(run / "edges.csv")["concept"])
+
+
+def test_report_measures_nothing(run):
+    before = {p: p.stat().st_mtime_ns for p in (run / "measurements").rglob("*")}
+    assert invoke("report", run).exit_code == 0
+    assert {p: p.stat().st_mtime_ns for p in (run / "measurements").rglob("*")} == before
+
+
+def test_a_folder_without_a_report_is_refused_by_its_name(tmp_path):
+    done = invoke("report", tmp_path)
+    assert done.exit_code == 2
+    assert f"{tmp_path} holds no report.json; was the audit killed? Run it again, it will go on." in words(done.output)
+    assert "Traceback" not in done.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_whose_measurements_are_gone_is_refused(run):
+    shutil.rmtree(run / "measurements")
+    done = invoke("report", run)
+    assert done.exit_code == 2
+    assert "holds no measurements" in words(done.output)
