@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from causal_cxr.data.phantom import HIDDEN_NAMES, Phantom
+from causal_cxr.data.phantom import Phantom
 from causal_cxr.editors.editor import Abduction, Edit
 
 
@@ -23,7 +23,7 @@ class OracleEditor:
     def __init__(self, phantom: Phantom) -> None:
         self.phantom = phantom
         self.fingerprint = f"oracle-{phantom.fingerprint}"
-        self.attributes = frozenset(phantom.attributes.columns) | frozenset(HIDDEN_NAMES)
+        self.attributes = frozenset(phantom.attributes.columns)
         self.fitted_on: frozenset[str] | None = frozenset()
 
     def abduct(self, images: Tensor, attributes: pd.DataFrame, *, seeds: np.ndarray) -> Abduction:
@@ -33,12 +33,19 @@ class OracleEditor:
             ValueError: the images are not the phantom's: the oracle knows no others.
         """
         # A null edit's own output comes back in a composition test: it is the same image, so it passes.
-        if not torch.allclose(images, self.phantom.images(attributes.index.to_numpy()), atol=1e-4):
+        own = self.phantom.images(attributes.index.to_numpy())
+        if images.shape != own.shape or not torch.allclose(images, own, atol=1e-4):
             raise ValueError(
                 "The oracle can only edit factual images of its own phantom, in the rows that the index names."
             )
         return Abduction(attributes, None)
 
     def edit(self, abduction: Abduction, target: pd.DataFrame, *, phrasing: int = 0, strength: float = 1.0) -> Edit:
-        """The true counterfactual images."""
+        """The true counterfactual images.
+
+        Raises:
+            ValueError: a ``strength`` other than 1: truth has no other dose.
+        """
+        if strength != 1.0:
+            raise ValueError(f"The oracle draws what is true, at strength 1; it was asked for {strength}.")
         return Edit.all_accepted(self.phantom.counterfactual(target))

@@ -123,7 +123,8 @@ class CLIPReader:
         folder = Path(folder)
         if not (folder / READER).is_file():
             raise FileNotFoundError(f"{folder} has no {READER}; save a reader there with CLIPReader.save(folder).")
-        model = build_clip(json.loads((folder / "open_clip_config.json").read_text())["model_cfg"])
+        with torch.random.fork_rng(devices=[]):  # weights are drawn before they are read
+            model = build_clip(json.loads((folder / "open_clip_config.json").read_text())["model_cfg"])
         state = {k: v.float() for k, v in load_file(folder / "model.safetensors").items()}
         model.load_state_dict(state, strict=False)
         content = json.loads((folder / READER).read_text())

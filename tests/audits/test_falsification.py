@@ -40,7 +40,9 @@ def test_an_undeclared_effect_is_rejected_at_both_its_ends():
 def test_the_correlation_is_the_partial_correlation():
     table = table_of(3000, 0.2)
     given = sm.add_constant((table["sick"] == 1).to_numpy(dtype=float))
-    residuals = [sm.OLS(y, given).fit().resid for y in (table["age"].to_numpy(), (table["view"] == "AP").to_numpy(float))]
+    residuals = [
+        sm.OLS(y, given).fit().resid for y in (table["age"].to_numpy(), (table["view"] == "AP").to_numpy(float))
+    ]
     found = independence_tests(CHAIN, table, own(3000)).iloc[0]
     assert found.correlation == pytest.approx(np.corrcoef(residuals)[0, 1], abs=1e-9)
     assert found.low < found.correlation < found.high

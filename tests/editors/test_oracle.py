@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from causal_cxr.data.phantom import HIDDEN_NAMES, LABELLED, Phantom
+from causal_cxr.data.phantom import LABELLED, Phantom
 from causal_cxr.editors import Editor, OracleEditor
 
 ROWS = np.array([4, 0, 17, 9])
@@ -24,8 +24,7 @@ def test_it_meets_the_protocol_as_a_structural_editor_that_was_fitted_on_no_one(
     assert isinstance(oracle, Editor)
     assert oracle.semantics == "structural"
     assert oracle.fitted_on == frozenset()
-    assert oracle.attributes >= {attribute.name for attribute in LABELLED}
-    assert oracle.attributes <= {attribute.name for attribute in LABELLED} | set(HIDDEN_NAMES)
+    assert oracle.attributes == {attribute.name for attribute in LABELLED}
 
 
 def test_the_fingerprint_is_that_of_its_phantom(oracle, phantom):
@@ -78,3 +77,16 @@ def test_a_null_edits_own_output_can_be_edited_again(oracle, phantom):
     once = oracle.edit(oracle.abduct(phantom.images(ROWS), factual, seeds=ROWS), factual).images
     twice = oracle.edit(oracle.abduct(once, factual, seeds=ROWS), factual).images
     assert torch.equal(twice, once)
+
+
+def test_images_of_another_size_or_number_are_refused(oracle, phantom):
+    factual = phantom.attributes.iloc[ROWS]
+    for images in (torch.zeros(4, 1, 64, 64), phantom.images(ROWS[:1])):
+        with pytest.raises(ValueError, match="its own phantom"):
+            oracle.abduct(images, factual, seeds=ROWS)
+
+
+def test_truth_has_one_dose(oracle, phantom):
+    factual = phantom.attributes.iloc[ROWS]
+    with pytest.raises(ValueError, match="strength 1"):
+        oracle.edit(oracle.abduct(phantom.images(ROWS), factual, seeds=ROWS), factual, strength=0.5)

@@ -71,7 +71,7 @@ class Phantom:
 
     def images(self, rows: np.ndarray) -> Tensor:
         """Draw the factual images, ``(n, 1, size, size)`` in [0, 1]."""
-        rows = np.asarray(rows)
+        rows = np.asarray(rows, dtype=np.int64)
         return renderer.render(
             self._drawn({k: v[rows] for k, v in self._codes.items()}), self._noise.take(rows), self.size
         )
@@ -91,7 +91,8 @@ class Phantom:
         """``k`` true counterfactuals an image: they share all noise that the factual image reveals, and redraw the rest.
 
         Revealed are anatomy, exposure, speckle, the placement of what is there, and that a hidden attribute's noise
-        lay on the factual side of its threshold. Where an appearing object will lie is not in the image.
+        lay on the factual side of its threshold; what a patient brings along is drawn once a patient. Where an
+        appearing object will lie is not in the image.
 
         Returns:
             ``(k, n, 1, size, size)``.
@@ -100,6 +101,8 @@ class Phantom:
         rng = np.random.default_rng([seed, 16])
         labelled, factual = self._encode(target), {name: code[rows] for name, code in self._codes.items()}
         kept, members = self._noise.take(rows), []
+        of_patient = pd.factorize(self.patients.iloc[rows])[0]
+        same_patient = np.unique(of_patient, return_index=True)[1][of_patient]  # the row whose draw counts
         for _ in range(k):
             placement = kept.placement.copy()
             for object_name, columns in PLACEMENT.items():
@@ -111,14 +114,21 @@ class Phantom:
             for name in HIDDEN_NAMES:
                 p = self.world.mechanisms[name].probability(factual, len(rows))
                 u = rng.uniform(size=len(rows))
+                if name in PATIENT_LEVEL:
+                    u = u[same_patient]
                 uniforms[name] = np.where(factual[name] == 1, p * u, p + (1 - p) * u)
             hidden = self.world.hidden_given(labelled, uniforms)
             noise = Noise(kept.anatomy, placement, kept.speckle)
             members.append(renderer.render(self._drawn({**labelled, **hidden}), noise, self.size))
         return torch.stack(members)
 
-    def _encode(self, table: pd.DataFrame) -> dict[str, np.ndarray]:
-        return {a.name: a.encode(table[a.name]) for a in LABELLED}
+    @staticmethod
+    def _encode(table: pd.DataFrame) -> dict[str, np.ndarray]:
+        codes = {a.name: a.encode(table[a.name]) for a in LABELLED}
+        holes = {name: table.index[np.isnan(code)].tolist()[:3] for name, code in codes.items() if np.isnan(code).any()}
+        if holes:
+            raise ValueError(f"Cannot draw rows with missing attributes: {holes}; leave them out or impute them.")
+        return codes
 
     @staticmethod
     def _drawn(codes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

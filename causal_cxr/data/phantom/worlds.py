@@ -147,10 +147,9 @@ class World:
         return values
 
     def _relation(self, full: CausalGraph, attribute: str, concept: str) -> str:
-        if attribute in full.parents(concept):  # hidden attributes have labelled parents only
-            return "hidden"
         if attribute in full.ancestors(concept):
-            return "mediated"
+            around = full.without({a.name for a in LABELLED} - {attribute})
+            return "hidden" if attribute in around.ancestors(concept) else "mediated"
         return "confounded" if full.ancestors(attribute) & full.ancestors(concept) else "none"
 
 

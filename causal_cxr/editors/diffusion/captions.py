@@ -22,4 +22,5 @@ def captions(table: pd.DataFrame, attributes: Mapping[str, Attribute], phrasing:
         [None if pd.isna(value) else attribute.phrase(value, phrasing) for value in table[name]]
         for name, attribute in present.items()
     ]
-    return [TEMPLATE.format(" , ".join(p for p in phrases if p)) for phrases in zip(*columns, strict=True)]
+    rows = zip(*columns, strict=True) if columns else [()] * len(table)
+    return [TEMPLATE.format(" , ".join(p for p in phrases if p)) for phrases in rows]

@@ -18,6 +18,7 @@ from causal_cxr.editors.editor import Abduction, Edit
 from causal_cxr.graphs import Attribute, attribute_from_dict
 
 CONFIG = "editor.json"
+HEUN_STEPS = 10
 ADAPTER = "pytorch_lora_weights.safetensors"  #: the name that diffusers gives a LoRA
 
 
@@ -49,7 +50,7 @@ class DiffusionEditor:
         tokenizer: Any,
         attributes: Mapping[str, Attribute],
         *,
-        steps: int = 10,
+        steps: int = HEUN_STEPS,
         fitted_on: frozenset[str] | None = None,
         size: int = 64,
         renderer_version: int | None = None,
@@ -58,7 +59,7 @@ class DiffusionEditor:
         self.graph_attributes = dict(attributes)
         self.attributes = frozenset(attributes)
         self.steps, self.fitted_on, self.size, self.renderer_version = steps, fitted_on, size, renderer_version
-        self.fingerprint = self._fingerprint()
+        self.fingerprint = self._fingerprint(steps)
 
     @classmethod
     def from_pretrained(
@@ -81,6 +82,11 @@ class DiffusionEditor:
 
         folder = Path(folder)
         config = _config(folder)
+        if "base" in config:
+            raise ValueError(
+                f"{folder} holds an adapter; open it with from_pretrained(BASE, adapter=...) on the base that has the "
+                f"fingerprint {config['base']}."
+            )
         attributes = [attribute_from_dict(entry) for entry in config["attributes"]]
         fitted_on = config["fitted_on"]
         editor = cls(
@@ -88,15 +94,21 @@ class DiffusionEditor:
             CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
             CLIPTokenizer.from_pretrained(folder / "tokenizer"),
             {attribute.name: attribute for attribute in attributes},
-            steps=steps or config["steps"],
+            steps=config["steps"],
             fitted_on=None if fitted_on is None else frozenset(fitted_on),
             size=config["size"],
             renderer_version=config["renderer_version"],
         )
-        return editor if adapter is None else editor._with_adapter(Path(adapter))
+        if adapter is not None:
+            editor._merge(Path(adapter))
+        if steps is not None:
+            editor.steps, editor.fingerprint = steps, editor._fingerprint(steps)
+        return editor
 
-    def _with_adapter(self, folder: Path) -> "DiffusionEditor":
+    def _merge(self, folder: Path) -> None:
         config = _config(folder)
+        if "base" not in config:
+            raise ValueError(f"{folder} holds a whole editor and no adapter; open it with from_pretrained(folder).")
         if config["base"] != self.fingerprint:
             raise ValueError(
                 f"The adapter in {folder} was fitted to the base {config['base']}, this one is {self.fingerprint}; load "
@@ -107,8 +119,7 @@ class DiffusionEditor:
         self.unet.unload_lora()
         seen = config["fitted_on"]
         self.fitted_on = None if self.fitted_on is None or seen is None else self.fitted_on | frozenset(seen)
-        self.fingerprint = self._fingerprint()
-        return self
+        self.fingerprint = self._fingerprint(self.steps)
 
     @classmethod
     def from_shipped(cls, name: str = "diffusion-portable") -> "DiffusionEditor":
@@ -121,7 +132,13 @@ class DiffusionEditor:
         return cls.from_pretrained(folder)
 
     def save(self, folder: str | Path, *, half: bool = True) -> Path:
-        """Write the hub's layout; ``half`` stores float16 (loaded back as float32)."""
+        """Write the hub's layout; ``half`` stores float16 (loaded back as float32).
+
+        Raises:
+            ValueError: the editor carries a LoRA that is not merged.
+        """
+        if self.unet._hf_peft_config_loaded:
+            raise ValueError("This editor is a base with an adapter: write the adapter with save_adapter(...).")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         kind = torch.float16 if half else torch.float32
@@ -209,8 +226,9 @@ class DiffusionEditor:
 
         return velocity
 
-    def _fingerprint(self) -> str:
-        digest = hashlib.sha256(f"{self.steps}|{[a.to_dict() for a in self.graph_attributes.values()]}".encode())
+    def _fingerprint(self, steps: int) -> str:
+        settings = [steps, self.size, [a.to_dict() for a in self.graph_attributes.values()], self.tokenizer.get_vocab()]
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for model in (self.unet, self.text_encoder):
             for name, weight in sorted(model.state_dict().items()):
                 digest.update(name.encode())

@@ -8,6 +8,7 @@ python -m causal_cxr.editors.diffusion.fit --world portable --base runs/diffusio
 
 import argparse
 import copy
+import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -21,13 +22,14 @@ from torch import Tensor
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.data.tokenizer import build_tokenizer
 from causal_cxr.editors.diffusion.captions import captions
-from causal_cxr.editors.diffusion.editor import DiffusionEditor
+from causal_cxr.editors.diffusion.editor import HEUN_STEPS, DiffusionEditor
 from causal_cxr.editors.diffusion.flow import UNSHUFFLE, to_latent
 from causal_cxr.graphs import Attribute, Continuous
 
 TEXT_WIDTH = 128
 TEXT_LENGTH = 32
 WARM_UP = 100
+BATCH = 64
 EMA = 0.998
 CAPTION_DROPOUT = 0.05  #: share of images fitted without a caption, for guidance
 #: Layers that an adapter bends: attention to the caption, what the caption does to every block, and convolutions.
@@ -69,7 +71,7 @@ def fit_diffusion(
     *,
     steps: int,
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int = BATCH,
     learning_rate: float = 4e-4,
     channels: tuple[int, ...] = (64, 96, 128),
     renderer_version: int | None = None,
@@ -110,6 +112,7 @@ def fit_diffusion(
         dataset, rows, attributes, unet, text_encoder, tokenizer, trained, steps=steps, seed=seed,
         batch_size=batch_size, learning_rate=learning_rate, renderer_version=renderer_version, checkpoint=checkpoint,
         minutes=minutes, fitted_on=frozenset() if start is None else start.fitted_on, device=device,
+        heun_steps=HEUN_STEPS if start is None else start.steps,
     )  # fmt: skip
 
 
@@ -121,7 +124,7 @@ def fit_adapter(
     steps: int,
     rank: int = 8,
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int = BATCH,
     learning_rate: float = 2e-3,
     checkpoint: Path | None = None,
     minutes: float | None = None,
@@ -147,7 +150,7 @@ def fit_adapter(
     return _fit(
         dataset, rows, base.graph_attributes, unet, text_encoder, base.tokenizer, trained, steps=steps, seed=seed,
         batch_size=batch_size, learning_rate=learning_rate, renderer_version=base.renderer_version,
-        checkpoint=checkpoint, minutes=minutes, fitted_on=base.fitted_on, device=device,
+        checkpoint=checkpoint, minutes=minutes, fitted_on=base.fitted_on, device=device, heun_steps=base.steps,
     )  # fmt: skip
 
 
@@ -155,15 +158,22 @@ def _fit(
     dataset: Dataset, rows: np.ndarray, attributes: Mapping[str, Attribute], unet: Any, text_encoder: Any,
     tokenizer: Any, trained: Mapping[str, Tensor], *, steps: int, seed: int, batch_size: int, learning_rate: float,
     renderer_version: int | None, checkpoint: Path | None, minutes: float | None, fitted_on: frozenset[str] | None,
-    device: str | torch.device,
+    device: str | torch.device, heun_steps: int,
 ) -> DiffusionEditor:  # fmt: skip
     from rich.progress import Progress
 
+    if not len(rows):
+        raise ValueError("There is no row to fit on; pass rows=np.arange(len(dataset)) or a part of them.")
     device = torch.device(device)
     latents, mine = _latents(dataset, rows), dataset.attributes.iloc[rows]
     texts = np.array([captions(mine, attributes, phrasing) for phrasing in (0, 1)])
     unet.to(device).train(), text_encoder.to(device).train()
-    fit = _Fit(trained, learning_rate, checkpoint)
+    recipe = hashlib.sha256(
+        f"{dataset.fingerprint}|{np.asarray(rows).tobytes()!r}|{steps}|{seed}|{batch_size}|{learning_rate}".encode()
+    )
+    for p in trained.values():
+        recipe.update(p.detach().cpu().numpy().tobytes())
+    fit = _Fit(trained, learning_rate, checkpoint, recipe.hexdigest()[:16])
     begun, losses = time.monotonic(), []
     with Progress(transient=True) as progress:
         bar = progress.add_task("fitting the diffusion editor", total=steps, completed=fit.step)
@@ -195,14 +205,22 @@ def _fit(
     patients = None if fitted_on is None else fitted_on | frozenset(dataset.patients.iloc[rows].astype(str))
     return DiffusionEditor(
         unet.cpu(), text_encoder.cpu(), tokenizer, attributes, fitted_on=patients, size=latents.shape[-1] * UNSHUFFLE,
-        renderer_version=renderer_version,
+        renderer_version=renderer_version, steps=heun_steps,
     )  # fmt: skip
 
 
 class _Fit:
-    """Weights under AdamW with their running average; saved whole or not at all, and found again."""
+    """Weights under AdamW with their running average; saved whole or not at all, and found again.
 
-    def __init__(self, trained: Mapping[str, Tensor], learning_rate: float, folder: Path | None) -> None:
+    Args:
+        trained: name -> weight.
+        learning_rate: to begin with.
+        folder: for the state; ``None`` keeps none.
+        recipe: fingerprint of all that the fit depends on; the state of another one is refused.
+    """
+
+    def __init__(self, trained: Mapping[str, Tensor], learning_rate: float, folder: Path | None, recipe: str) -> None:
+        from safetensors import safe_open
         from safetensors.torch import load_file
 
         self.trained, self.step = dict(trained), 0
@@ -210,9 +228,16 @@ class _Fit:
             list(trained.values()), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.99)
         )
         self.average = {name: p.detach().clone() for name, p in trained.items()}
-        self.folder = folder
+        self.folder, self.recipe = folder, recipe
         if folder is None or not (folder / "state.safetensors").exists():
             return
+        with safe_open(folder / "state.safetensors", "pt") as file:
+            there = file.metadata()
+        if there != {"recipe": recipe}:
+            raise ValueError(
+                f"{folder} holds the state of another fit (other data, rows, seed, steps or starting weights); choose "
+                "another checkpoint=, or delete that folder."
+            )
         state = load_file(folder / "state.safetensors")
         self.step = int(state["step"])
         for name, p in self.trained.items():
@@ -254,7 +279,7 @@ class _Fit:
             state[f"weight.{name}"], state[f"average.{name}"] = p.detach().contiguous(), self.average[name].contiguous()
             state[f"first.{name}"] = moments["exp_avg"].contiguous()
             state[f"second.{name}"] = moments["exp_avg_sq"].contiguous()
-        save_file(state, self.folder / "state.partial")
+        save_file(state, self.folder / "state.partial", metadata={"recipe": self.recipe})
         (self.folder / "state.partial").rename(self.folder / "state.safetensors")
         with (self.folder / "loss.jsonl").open("a") as log:
             log.write(json.dumps({"step": self.step, "loss": loss}) + "\n")
@@ -324,7 +349,7 @@ def main() -> None:
 
 - data: `Phantom({args.images}, "{args.world}", seed={args.seed})`, 64x64, renderer version {VERSION}; synthetic, no patients
 - model: {model}
-- steps: {last["step"]} of 64 images, AdamW, EMA; loss at the end {last["loss"]:.4f}
+- steps: {last["step"]} of {BATCH} images, AdamW, EMA; loss at the end {last["loss"]:.4f}
 - seed: {args.seed}
 - command: `{command}{" --base BASE" if args.base else ""} --seed {args.seed} --out DIR`
 - not for: real radiographs, clinical use

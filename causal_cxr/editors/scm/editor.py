@@ -74,7 +74,8 @@ class SCMEditor:
         if not (folder / CONFIG).is_file():
             raise FileNotFoundError(f"{folder} has no {CONFIG}; save an editor there with SCMEditor.save(folder).")
         config = json.loads((folder / CONFIG).read_text())
-        model = ConditionalVAE(**config["image_model"])
+        with torch.random.fork_rng(devices=[]):  # weights are drawn before they are read
+            model = ConditionalVAE(**config["image_model"])
         model.load_state_dict({name: weight.float() for name, weight in load_file(folder / WEIGHTS).items()})
         return cls(
             SCM.from_dict(config["scm"]),

@@ -239,3 +239,12 @@ def test_an_appearing_effusion_takes_either_side_and_an_existing_one_keeps_its_o
     spread = right_less_left.std(0).numpy()
     assert (spread[had] < 1e-6).all()
     assert (spread[~had] > 0.02).all()
+
+
+def test_rows_with_missing_attributes_are_not_drawn():
+    phantom = Phantom(4, "portable", seed=1, size=32)
+    target = phantom.attributes.copy()
+    target.loc[2, "view"] = None
+    for draw in (phantom.counterfactual, phantom.counterfactual_set):
+        with pytest.raises(ValueError, match=r"missing attributes: \{'view': \[2\]\}"):
+            draw(target)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
-from causal_cxr.data.phantom import CONTROLS, HIDDEN_NAMES, LABELLED, WORLDS, Mechanism
+from causal_cxr.data.phantom import CONTROLS, HIDDEN_NAMES, LABELLED, WORLDS, Mechanism, World
 
 N = 40_000
 LABELLED_NAMES = tuple(attribute.name for attribute in LABELLED)
@@ -257,3 +257,14 @@ def test_the_shift_of_age_is_the_one_asked_for():
 def test_the_truth_is_the_same_each_time():
     pd.testing.assert_frame_equal(PORTABLE.truth(draws=2000), PORTABLE.truth(draws=2000))
     assert not PORTABLE.truth(draws=2000, seed=1).equals(PORTABLE.truth(draws=2000))
+
+
+def test_a_path_through_a_hidden_attribute_alone_is_hidden_not_mediated():
+    mechanisms = dict(WORLDS["null"].mechanisms) | {
+        "pacemaker": Mechanism(-1.0, {"cardiomegaly": 3.0}),
+        "chest_drain": Mechanism(-1.0, {"pacemaker": 3.0}),
+    }
+    truth = World("chain", "a hidden attribute causes another", mechanisms).truth(draws=1000)
+    relation = truth.set_index(["attribute", "concept"])["relation"]
+    assert relation["cardiomegaly", "chest_drain"] == "hidden"
+    assert relation["age", "chest_drain"] == "mediated"

@@ -62,3 +62,7 @@ def test_phantoms_whose_labels_differ_have_different_captions(phrasing):
     texts = pd.Series(captions(phantom.attributes, {a.name: a for a in LABELLED}, phrasing))
     assert texts.nunique() == len(rounded.drop_duplicates())
     assert (texts == pd.Series(captions(rounded, {a.name: a for a in LABELLED}, phrasing))).all()
+
+
+def test_a_table_without_any_of_the_attributes_gets_a_caption_a_row():
+    assert captions(pd.DataFrame(index=[0, 1]), ATTRIBUTES) == ["chest x-ray , "] * 2

@@ -351,3 +351,45 @@ def test_the_command_writes_a_base_and_then_an_adapter_that_fits_it(tmp_path, mo
         assert "- seed: 5\n" in card
         assert f"python -m causal_cxr.editors.diffusion.fit {more} --images 8 --steps {steps}" in card
         assert ("--base" in card) is (name == "adapter")
+
+
+# Refusals
+
+
+def test_an_unmerged_adapter_is_not_saved_as_a_whole_editor(bent, tmp_path):
+    with pytest.raises(ValueError, match="save_adapter"):
+        bent.save(tmp_path)
+
+
+def test_the_state_of_another_fit_is_refused(phantom, tmp_path):
+    fit_diffusion(phantom, ROWS, ATTRIBUTES, steps=1, seed=0, checkpoint=tmp_path, **TINY)
+    for changed in ({"seed": 9}, {"learning_rate": 1e-3}, {"steps": 2}):
+        with pytest.raises(ValueError, match="state of another fit"):
+            fit_diffusion(phantom, ROWS, ATTRIBUTES, checkpoint=tmp_path, **{"steps": 1, "seed": 0, **TINY, **changed})
+    with pytest.raises(ValueError, match="state of another fit"):
+        fit_diffusion(phantom, ROWS[1:], ATTRIBUTES, steps=1, seed=0, checkpoint=tmp_path, **TINY)
+
+
+def test_no_row_to_fit_on_is_refused(phantom, base):
+    with pytest.raises(ValueError, match="no row to fit on"):
+        fit_diffusion(phantom, ROWS[:0], ATTRIBUTES, steps=1, start=base, batch_size=4)
+
+
+def test_solver_steps_of_the_base_are_kept_and_can_be_changed_with_an_adapter(stored, other_world, tmp_path):
+    base = DiffusionEditor.from_pretrained(stored, steps=3)
+    rows = np.arange(len(other_world))
+    bent = fit_adapter(other_world, rows, base, steps=1, batch_size=4)
+    assert bent.steps == 3
+    whole = DiffusionEditor.from_pretrained(stored)
+    folder = bent.save_adapter(tmp_path, base=whole.fingerprint, fitted_on=frozenset())
+    few, many = (DiffusionEditor.from_pretrained(stored, adapter=folder, steps=steps) for steps in (2, 5))
+    assert (few.steps, many.steps) == (2, 5)
+    assert few.fingerprint != many.fingerprint
+
+
+def test_editor_and_adapter_are_not_taken_for_each_other(stored, bent, tmp_path):
+    adapter = bent.save_adapter(tmp_path, base=DiffusionEditor.from_pretrained(stored).fingerprint, fitted_on=None)
+    with pytest.raises(ValueError, match="holds an adapter"):
+        DiffusionEditor.from_pretrained(adapter)
+    with pytest.raises(ValueError, match="no adapter"):
+        DiffusionEditor.from_pretrained(stored, adapter=stored)
