@@ -390,7 +390,9 @@ def _agreement(edges: pd.DataFrame, others: pd.DataFrame) -> list[str]:
     said = []
     for edge in edges.to_dict("records"):
         seconds = groups.get((edge["editor"], edge["contrast"], edge["concept"]), [])
-        pairs = [(edge, second, side) for second in seconds for side in ("editor", "adjusted")]
+        pairs: list[tuple[Any, Any, str]] = [
+            (edge, second, side) for second in seconds for side in ("editor", "adjusted")
+        ]
         if any(_opposed(*pair) for pair in pairs):
             said.append(DIFFER)
         elif not pairs:
