@@ -32,7 +32,8 @@ def _root(
 def demo(
     out: Annotated[Path, typer.Option(help="Run folder; a killed run goes on.")] = Path("runs/demo"),
     editor: Annotated[
-        list[str] | None, typer.Option(help="oracle, diffusion or scm; may be given several times.")
+        list[str] | None,
+        typer.Option(help="diffusion, scm or oracle; may be given several times. Both shipped ones unless given."),
     ] = None,
     images: Annotated[int, typer.Option(min=32, help="Images to edit.")] = 256,
 ) -> None:
@@ -40,7 +41,7 @@ def demo(
     from rich.console import Console
     from rich.table import Table
 
-    from causal_cxr.audits.demo import run_demo
+    from causal_cxr.audits.demo import DEFAULT_EDITORS, run_demo
     from causal_cxr.audits.report import Report
 
     summary = run_demo(out, editor or DEFAULT_EDITORS, images)
@@ -56,9 +57,6 @@ def demo(
     console.print(table)
     console.print({k: v for k, v in summary.items() if k != "editors"})
     console.print(f"report: {out / 'report.html'}")
-
-
-DEFAULT_EDITORS = ["diffusion"]
 
 
 @app.command()

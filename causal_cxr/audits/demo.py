@@ -11,24 +11,27 @@ import numpy as np
 import pandas as pd
 
 from causal_cxr.audits.audit import Audit
+from causal_cxr.audits.fidelity import counterfactual_errors, error_ratios
 from causal_cxr.audits.report import Report
 from causal_cxr.data.phantom import HIDDEN_NAMES, Phantom
 from causal_cxr.editors.editor import Editor
-from causal_cxr.graphs import Contrast, default_contrasts
+from causal_cxr.graphs import default_contrasts
 from causal_cxr.readers.reader import Reader
 
 WORLD, SHIFT_YEARS = "portable", 20.0
 UNEDITED = 4_000  #: images of the unedited side
-SCORED = 48  #: edited images scored against true counterfactuals, per attribute
+SCORED = 64  #: edited images scored against true counterfactuals
+DEFAULT_EDITORS = ("diffusion", "scm")
 FOUND = ("hidden", "mediated")
 
 
-def run_demo(out: Path, editors: Sequence[str] = ("oracle",), images: int = 256, seed: int = 0) -> dict[str, Any]:
+def run_demo(out: Path, editors: Sequence[str] = DEFAULT_EDITORS, images: int = 256, seed: int = 0) -> dict[str, Any]:
     """Audit on the world ``portable`` and write the report and ``summary.json``.
 
     Args:
         out: run folder; a killed run goes on.
-        editors: of ``oracle`` (the truth: validates the statistics), ``diffusion`` and ``scm`` (both shipped).
+        editors: of ``oracle`` (the truth: validates the statistics), ``diffusion`` and ``scm`` (both shipped); the
+            summary's figures of the first have plain names, those of others end in ``_<editor>``.
         images: to edit; the unedited side has :data:`UNEDITED`.
         seed: of the phantom and the audit.
 
@@ -48,19 +51,24 @@ def run_demo(out: Path, editors: Sequence[str] = ("oracle",), images: int = 256,
         made, phantom, seed=seed, out=out,
         provenance={"title": f"Phantom world '{WORLD}'", "truth": truth.to_dict("records")},
     )  # fmt: skip
+    auroc = pd.DataFrame({r.name: r.quality.concepts.loc[list(HIDDEN_NAMES), "auroc"] for r in readers})
     rows = np.array(report.provenance["specification"]["edited"])
     summary: dict[str, Any] = {
         "hidden_planted": int((truth["relation"] == "hidden").sum()),
         "images": len(rows),
         "concepts": len(HIDDEN_NAMES),
-        "reader_auroc_min": min(_auroc(reader) for reader in readers),
-        "reader_auroc_min_by_reader": {reader.name: _auroc(reader) for reader in readers},
+        "reader_auroc_min": float(auroc.max(axis=1).min()),  # each concept is read by the reader that reads it best
+        "reader_auroc_min_by_reader": {str(name): float(worst) for name, worst in auroc.min().items()},
     }
     for name, editor in made.items():
         scores = score_edges(report, truth, name)
         suffix = "" if name == editors[0] else f"_{name}"
         summary |= {f"{key}{suffix}": value for key, value in scores.items()}
-        summary[f"error_ratio{suffix}"] = error_ratios(editor, phantom, rows[:SCORED], contrasts, seed=seed)
+        ratios = error_ratios(counterfactual_errors(editor, phantom, rows[:SCORED], contrasts, seed=seed)).round(4)
+        summary[f"error_ratio{suffix}"] = ratios["ratio"].to_dict()
+        summary[f"error_ratio_interval{suffix}"] = dict(
+            zip(ratios.index, ratios[["low", "high"]].to_numpy().tolist(), strict=True)
+        )
         composed = report.composition[report.composition["editor"] == name].set_index("cycles")["mae"]
         summary[f"composition_10{suffix}"] = float(composed[10])
     summary["editors"] = list(editors)
@@ -70,11 +78,6 @@ def run_demo(out: Path, editors: Sequence[str] = ("oracle",), images: int = 256,
     partial.write_text(json.dumps(summary, indent=1))
     partial.rename(out / "summary.json")
     return summary
-
-
-def _auroc(reader: Reader) -> float:
-    """Of the hidden concept that it reads worst."""
-    return float(reader.quality.concepts.loc[list(HIDDEN_NAMES), "auroc"].min())
 
 
 def score_edges(report: Report, truth: pd.DataFrame, editor: str) -> dict[str, int]:
@@ -94,36 +97,6 @@ def score_edges(report: Report, truth: pd.DataFrame, editor: str) -> dict[str, i
         "mediated_called_hidden": int((hidden & (mine["relation"] == "mediated")).sum()),
         "undecided": int((mine["verdict"] == "undecided").sum()),
     }
-
-
-def error_ratios(
-    editor: Editor, phantom: Phantom, rows: np.ndarray, contrasts: Sequence[Contrast], *, k: int = 16, seed: int = 0
-) -> dict[str, float]:
-    """``(error - floor) / (nothing - floor)`` an attribute: 0 is an oracle sampler, 1 is doing nothing.
-
-    An edit's error is its root mean square distance to the nearest of ``k`` true counterfactuals that share all noise
-    the factual image reveals; the floor is a held-out redraw's. Attributes that show in no image are left out.
-    """
-    images, factual = phantom.images(rows), phantom.attributes.iloc[rows]
-    ratios = {}
-    for contrast in contrasts:
-        if contrast.attribute not in phantom.graph.image_parents:
-            continue
-        attribute = phantom.graph.attributes[contrast.attribute]
-        moved, sign = contrast.apply(attribute, phantom.attributes[contrast.attribute])
-        target = factual.assign(**{contrast.attribute: moved.iloc[rows]})
-        keep = np.flatnonzero(sign[rows] != 0)
-        abduction = editor.abduct(images[keep.tolist()], factual.iloc[keep], seeds=np.arange(len(keep)))
-        edited = editor.edit(abduction, target.iloc[keep]).images
-        members = phantom.counterfactual_set(target.iloc[keep], k, seed=seed)
-        redraw = phantom.counterfactual_set(target.iloc[keep], 1, seed=seed + 1)[0]
-
-        def error(candidate: Any, members: Any = members) -> float:
-            return float((members - candidate[None]).square().mean(dim=(2, 3, 4)).sqrt().amin(dim=0).mean())
-
-        floor, nothing = error(redraw), error(images[keep.tolist()])
-        ratios[contrast.attribute] = round((error(edited) - floor) / (nothing - floor), 4)
-    return ratios
 
 
 def _editor(name: str, phantom: Phantom) -> Editor:
