@@ -10,16 +10,13 @@ those of :func:`causal_cxr.audits.analyse`, as in any audit.
 
 import argparse
 import json
-import platform
-import subprocess
-import sys
 import time
 from collections import Counter
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from record import record
 from scipy import stats
 
 from causal_cxr.audits.analyse import analyse
@@ -155,7 +152,6 @@ def main() -> None:
     parser.add_argument("--judged", type=int, default=1_000, help="labelled images that the readers' slopes come from")
     arguments = parser.parse_args()
 
-    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     sizes = {
         "n": arguments.images,
@@ -192,21 +188,7 @@ def main() -> None:
         }
         print(variant, json.dumps(summary[variant], indent=1), flush=True)
 
-    if arguments.json:
-        result = {
-            "command": "python benchmarks/null.py " + " ".join(sys.argv[1:]),
-            "commit": head or "unknown",
-            "seed": arguments.first_seed,
-            "versions": {p: version(p) for p in ("causal_cxr", "numpy", "scipy", "pandas", "statsmodels")},
-            "machine": {
-                "python": platform.python_version(),
-                "system": platform.system(),
-                "processor": platform.machine(),
-            },
-            "summary": summary,
-        }
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    record(arguments.json, seed=arguments.first_seed, summary=summary)
 
 
 if __name__ == "__main__":

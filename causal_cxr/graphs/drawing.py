@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Graphviz takes literal colours only; these two stand in for what the page decides, and occur nowhere else.
 _INK, _ACCENT = "#010203", "#040506"
+_FAINT = "10"  # opacity of what fills a node, in hexadecimal
 _ACCENT_VARIABLE = "var(--cxr-accent, #d9480f)"  # the default reads on white and on near-black alike
 _STANDALONE = "<style>svg { color: #1f2933 } @media (prefers-color-scheme: dark) { svg { color: #e4e7eb } }</style>"
 
@@ -77,12 +78,16 @@ def draw(graph: "CausalGraph", revealed: Iterable[tuple[str, str, str]] = ()) ->
     for name, node in nodes.items():
         shape = "note" if name == IMAGE else "box" if name in graph.selected_on else "ellipse"
         style = "dashed" if name in hidden else "solid"
-        lines.append(f"{node} [label={label(name)}, shape={shape}, style={style}];")
+        lines.append(
+            f'{node} [label={label(name)}, shape={shape}, style="{style},filled", fillcolor="{_INK}{_FAINT}"];'
+        )
         kind = "hidden attribute" if name in hidden else "the radiograph" if name == IMAGE else "attribute"
         titles[node] = f"{name}: {kind}" + (", selected on" if name in graph.selected_on else "")
     for concept in concepts:
         node = concept_nodes[concept]
-        lines.append(f"{node} [label={label(concept)}, style=dashed, {_coloured(_ACCENT)}];")
+        lines.append(
+            f'{node} [label={label(concept)}, style="dashed,filled", fillcolor="{_ACCENT}{_FAINT}", {_coloured(_ACCENT)}];'
+        )
         titles[node] = f"{concept}: hidden attribute, not in the declared graph"
 
     edges: list[tuple[str, str, str, str]] = []  # (from, to, Graphviz attributes, words)

@@ -1,26 +1,79 @@
-"""The saved page: one offline file that runs no script, stays small, is usable by keyboard and escapes its data."""
+"""The saved page: one offline file that runs no script, stays small, is usable by keyboard and escapes its data.
+
+It says what an audit found and what makes one wary of it; the record beside it is strict JSON and reads back exactly.
+"""
 
 import base64
 import dataclasses
 import hashlib
+import html
+import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from audits.fakes import GRAPH, CornerDataset, CornerEditor, CornerReader
+from audits.fakes import CONCEPTS, GRAPH, CornerDataset, CornerEditor, CornerReader
 
 from causal_cxr.audits import Audit, Report
-from causal_cxr.audits.report.report import PER_EDGE, _difference
+from causal_cxr.audits.report import GalleryItem
+from causal_cxr.audits.report.checks import checks, editor_null, placebo_attributes
+from causal_cxr.audits.report.frames import frame_from_json, frame_to_json
+from causal_cxr.audits.report.page import MOST_CELLS, PER_CONTRAST
+from causal_cxr.audits.report.pictures import difference
+from causal_cxr.audits.report.report import FRAMES
+from causal_cxr.graphs import Binary, CausalGraph
+from causal_cxr.readers.quality import ReaderQuality
 
 EVIL = "<script>alert('x')</script>\"'&"
+
+
+class SecondReader(CornerReader):
+    """Another name for the same corners, known with less certainty: it is heard, not chosen."""
+
+    name, fingerprint = "second", "second-reader"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quality = dataclasses.replace(self.quality, concepts=self.quality.concepts.assign(slope_low=0.7))
 
 
 @pytest.fixture(scope="module")
 def report() -> Report:
     editors = {"learnt": CornerEditor(), "controlled": CornerEditor(learnt=False)}
-    return Audit(GRAPH, [CornerReader()], n_edited=300).run(editors, CornerDataset(2000), seed=1)
+    audit = Audit(GRAPH, [CornerReader(), SecondReader()], n_edited=300)
+    return audit.run(editors, CornerDataset(2000), seed=1)
+
+
+def changed(report: Report, **provenance: object) -> Report:
+    return dataclasses.replace(report, provenance={**report.provenance, **provenance})
+
+
+def marked(frame: pd.DataFrame, where: pd.Series, **values: object) -> pd.DataFrame:
+    """The frame with other values in some rows."""
+    frame = frame.copy()
+    for column, value in values.items():
+        frame.loc[where, column] = value
+    return frame
+
+
+def words(markup: str) -> str:
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", markup)).split())
+
+
+def section(page: str, name: str) -> str:
+    """The words of a section."""
+    return words(re.search(rf'<section id="{name}">(.*?)</section>', page, re.DOTALL).group(1))
+
+
+def cell(page: str, contrast: str, concept: str, editor: str = "") -> str:
+    """The words of one cell's entry."""
+    start = f"{contrast} · {concept} {editor}".rstrip()
+    entries = re.findall(r'<details class="cell.*?</details>', page, re.DOTALL)
+    (found,) = [said for said in map(words, entries) if said.startswith(start)]
+    return found
 
 
 class Tags(HTMLParser):
@@ -33,6 +86,7 @@ class Tags(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
+# -- the file ----------------------------------------------------------------------------------------------------------
 def test_the_policy_allows_the_pages_own_style_and_nothing_else(report):
     page = report.to_html()
     style = re.search(r"<style>(.*?)</style>", page, re.DOTALL).group(1)
@@ -47,68 +101,382 @@ def test_nothing_is_fetched_and_nothing_runs(report):
         assert "style" not in attributes, "the policy would block it"
         assert not [name for name in attributes if name.startswith("on")]
         assert (attributes.get("src") or "data:image/webp").startswith("data:image/webp")
+        assert (attributes.get("href") or "#").startswith("#")
 
 
-def test_every_cell_can_be_filtered_by_its_verdict_and_editor(report):
+def test_every_link_leads_to_a_place_on_the_page(report):
+    tags = Tags(changed(report, left_out={"a.png": "no patient"}).to_html()).found
+    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = {attributes["href"].removeprefix("#") for tag, attributes in tags if tag == "a" and "href" in attributes}
+    assert targets <= set(ids)
+
+
+def test_every_cell_stands_under_its_verdict_and_can_be_filtered_by_its_editor(report):
+    page = report.to_html()
+    groups = re.split(r'<details class="group"', page)[1:]
+    listed = 0
+    for group in groups:
+        verdict = re.search(r'class="v (\w+)"', group).group(1)
+        found = re.findall(r'<details class="cell is-(\w+) by-(\d)"', group)
+        assert {v for v, _ in found} == {verdict}
+        for _, editor in found:
+            assert f'id="by-{editor}"' in page
+            assert f"#by-{editor}:checked) .cell:not(.by-{editor})" in page
+        listed += len(found)
+    assert listed == len(report.edges)
+
+
+def test_the_matrix_has_every_cell_and_leads_to_its_evidence(report):
     tags = Tags(report.to_html()).found
-    ids = {attributes.get("id") for tag, attributes in tags if tag == "input"}
-    cells = [
-        attributes["class"].split() for tag, attributes in tags if (attributes.get("class") or "").startswith("cell")
-    ]
-    assert len(cells) == len(report.edges)
-    for _, verdict, editor in cells:
-        assert {verdict.replace("is-", "only-"), editor} <= ids
-        assert f"#{verdict.replace('is-', 'only-')}:checked" in report.to_html()
+    leads = [a["href"] for tag, a in tags if tag == "a" and (a.get("class") or "").startswith("m ")]
+    assert sorted(leads) == sorted(f"#cell-{i}" for i in range(len(report.edges)))
 
 
 def test_what_scrolls_can_be_reached_by_keyboard_and_pictures_have_words(report):
     for tag, attributes in Tags(report.to_html()).found:
         if attributes.get("class") == "wide":
             assert attributes["tabindex"] == "0"
+            assert attributes["aria-label"]
         if tag == "img":
             assert attributes["alt"]
 
 
-@pytest.mark.parametrize("column", ["concept", "contrast", "editor", "reason", "sentence"])
+@pytest.mark.parametrize("column", ["concept", "contrast", "editor", "reason", "sentence", "reader", "adjustment"])
 def test_hostile_names_are_text(report, column):
-    hostile = dataclasses.replace(report, edges=report.edges.assign(**{column: EVIL}))
+    edges = report.edges.assign(**{column: EVIL})
+    hostile = changed(dataclasses.replace(report, edges=edges), left_out={EVIL: EVIL}, unreadable={EVIL: EVIL})
     if column == "editor":
         about = {EVIL: next(iter(report.provenance["editors"].values()))}
-        hostile = dataclasses.replace(hostile, provenance={**report.provenance, "editors": about, "ledger": {EVIL: 1}})
+        hostile = changed(hostile, editors=about, ledger={EVIL: 1})
     for page in (hostile.to_html(), hostile._repr_html_()):
         assert "script" not in {tag for tag, _ in Tags(page).found}
 
 
-def test_many_revealed_edges_show_fewer_pictures_rather_than_a_heavy_page(report):
+def test_hostile_names_in_every_other_frame_are_text(report):
+    names = {"contrast": EVIL, "concept": EVIL, "target": EVIL, "reader": EVIL, "attribute": EVIL, "level": EVIL, "a": EVIL, "given": EVIL}  # fmt: skip
+
+    def spoilt(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.assign(**{k: v for k, v in names.items() if k in frame})
+
+    quality = ReaderQuality(report.quality["corners"].concepts.rename(index={"leads": EVIL}), WITHIN, FOLLOWS)
+    frames = {name: spoilt(getattr(report, name)) for name in ("falsification", "effectiveness", "leak")}
+    falsification = pd.DataFrame([TESTED], columns=report.falsification.columns).assign(rejected=True)
+    hostile = dataclasses.replace(report, **{**frames, "falsification": spoilt(falsification)}, quality={EVIL: quality})
+    assert "script" not in {tag for tag, _ in Tags(hostile.to_html()).found}
+
+
+# -- its weight --------------------------------------------------------------------------------------------------------
+def test_many_galleries_show_fewer_pictures_rather_than_a_heavy_page(report):
     noise = np.random.default_rng(0).integers(0, 256, (128, 128), dtype=np.uint8)
     item = dataclasses.replace(report.gallery[0], factual=noise, null=noise[::-1], counterfactual=noise.T)
-    cell = report.revealed().iloc[:1]
-    names = [f"contrast {i}" for i in range(12)]
+    found = report.revealed().iloc[:1]
+    names = [f"contrast {i}" for i in range(14)]
     heavy = dataclasses.replace(
         report,
-        edges=pd.concat([cell.assign(contrast=name, editor=item.editor) for name in names], ignore_index=True),
-        gallery=tuple(dataclasses.replace(item, contrast=name) for name in names for _ in range(PER_EDGE)),
+        edges=pd.concat([found.assign(contrast=name, editor=item.editor) for name in names], ignore_index=True),
+        gallery=tuple(dataclasses.replace(item, contrast=name) for name in names for _ in range(PER_CONTRAST)),
     )
     page = heavy.to_html()
-    assert len(page) < 2_000_000
-    assert f"of {PER_EDGE} an edge" in page
+    assert len(page.encode()) < 2_000_000
+    assert f"of {PER_CONTRAST} images an intervention" in page
+    assert page.count("<img") > 0
+
+
+def test_a_large_audit_lists_its_findings_and_names_the_rest(report):
+    rows = [
+        {**row, "contrast": f"attribute {i}: no -> yes", "concept": f"concept {j}"}
+        for row in report.edges[report.edges["editor"] == "learnt"].iloc[:1].to_dict("records")
+        for i in range(14)
+        for j in range(60)
+    ]
+    edges = pd.DataFrame(rows).assign(verdict="none")
+    edges.loc[len(edges) - 1, "verdict"] = "hidden"
+    page = dataclasses.replace(report, edges=edges).to_html()
+    assert len(page.encode()) < 2_000_000
+    assert cell(page, "attribute 13: no → yes", "concept 59")
+    assert f"{len(edges) - MOST_CELLS} more cells, without finding, are in edges.csv" in section(page, "edges")
+
+
+# -- what it says ------------------------------------------------------------------------------------------------------
+def test_the_answer_stands_first(report):
+    answer = section(report.to_html(), "answer")
+    assert answer.startswith("2 edges revealed view: PA → AP o–o leads learnt")
+    none = dataclasses.replace(report, edges=report.edges.assign(verdict="undecided"))
+    assert section(none.to_html(), "answer").startswith("No edge revealed That is no evidence of absence")
+
+
+def test_a_gallery_shows_each_intervention_once_with_all_that_it_revealed(report):
+    of_view = report.edges["attribute"] == "view"
+    edges = marked(report.edges, of_view & (report.edges["editor"] == "learnt"), verdict="hidden")
+    page = dataclasses.replace(report, edges=marked(edges, ~of_view, verdict="none")).to_html()
+    assert page.count("<img") == 4 * PER_CONTRAST
+    heading = re.search(r"<figcaption><b>view: PA → AP</b>.*?</figcaption>", page, re.DOTALL).group()
+    assert re.fullmatch(r"view: PA → AP learnt leads \S+ hidden control \S+ hidden", words(heading))
+
+
+def test_a_picture_says_how_strongly_the_concept_shows_before_and_after(report):
+    item = next(g for g in report.gallery if (g.editor, g.contrast) == ("learnt", "view: PA -> AP"))
+    mine = report.measurements[report.measurements["row"] == item.row]
+    null = mine[(mine["kind"] == "null") & (mine["editor"] == "learnt")]["corners/leads"].iloc[0]
+    edit = mine[(mine["kind"] == "total") & (mine["editor"] == "learnt") & (mine["contrast"] == item.contrast)].iloc[0]
+    way = ", set the other way" if edit["orientation"] < 0 else ""
+    expected = f"Image {item.row}{way} · leads {null:.2f} → {edit['corners/leads']:.2f}"
+    assert expected in section(report.to_html(), "gallery")
+
+
+def test_data_and_editor_that_disagree_can_be_looked_at(report):
+    where = (report.edges["editor"] == "controlled") & (report.edges["concept"] == "leads")
+    odd = dataclasses.replace(report, edges=marked(report.edges, where, verdict="contradicted"))
+    assert "view: PA → AP controlled leads" in section(odd.to_html(), "gallery")
+
+
+def test_other_readers_stand_beside_the_chosen_one(report):
+    other = report.second_readings
+    where = (other["editor"] == "learnt") & (other["attribute"] == "view") & (other["concept"] == "leads")
+    heard = dataclasses.replace(
+        report, second_readings=marked(other, where, editor_effect=-0.123, editor_low=-0.2, editor_high=-0.05)
+    )
+    said = cell(heard.to_html(), "view: PA → AP", "leads", "learnt")
+    assert "corners chosen" in said
+    assert "second −0.12 [ −0.20, −0.05 ]".replace("[ ", "[").replace(" ]", "]") in said
+
+
+@pytest.mark.parametrize(
+    ("agreement", "expected"),
+    [
+        ("agree", "The other readers agree."),
+        ("differ", "The readers contradict each other."),
+        ("open", "The other readers leave it open."),
+        ("", "No other reader reads this well enough to be heard."),
+    ],
+)
+def test_a_cell_says_whether_readers_agree(report, agreement, expected):
+    page = dataclasses.replace(report, edges=report.edges.assign(agreement=agreement)).to_html()
+    assert expected in cell(page, "view: PA → AP", "leads", "learnt")
+
+
+def test_a_cell_says_how_often_the_concept_appears_and_disappears(report):
+    page = dataclasses.replace(report, edges=report.edges.assign(gained=0.37, lost=np.nan)).to_html()
+    said = cell(page, "view: PA → AP", "leads", "learnt")
+    assert "appears in 37% of the edited images that lack it" in said
+    assert "could not disappear, since none has it" in said
+
+
+def test_an_undecided_cell_gives_its_reason_without_being_opened(report):
+    odd = dataclasses.replace(report, edges=report.edges.assign(verdict="undecided", reason="no overlap"))
+    summaries = re.findall(r'<summary class="row">.*?</summary>', odd.to_html(), re.DOTALL)
+    assert len(summaries) == len(report.edges)
+    assert all("no overlap" in words(summary) for summary in summaries)
+
+
+TESTED = ["age", "view", "sex", 0.21, 0.17, 0.25, 1e-9, True, 4000]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected", "state"),
+    [
+        ([], "It could not: the graph implies no independence", "look"),
+        ([TESTED], "Yes. 1 of 1 independences that the graph implies do not hold", "look"),
+        ([[*TESTED[:6], 0.4, False, 4000]], "Not in 1 tests. Every independence", "fine"),
+    ],
+)
+def test_the_page_says_whether_the_table_contradicts_the_graph(report, rows, expected, state):
+    frame = pd.DataFrame(rows, columns=report.falsification.columns).astype({"rejected": bool})
+    asked = dataclasses.replace(report, falsification=frame)
+    assert expected in section(asked.to_html(), "falsification")
+    assert {c.state for c in checks(asked) if c.where == "falsification"} == {state}
+    if state == "look" and rows:
+        said = "age and view should be independent given sex, but their partial correlation is +0.21 [+0.17, +0.25]"
+        assert said in section(asked.to_html(), "falsification")
+
+
+def test_what_took_no_part_is_named_and_long_lists_are_folded(report):
+    left = {f"study-{i}.png": "no patient" for i in range(6)}
+    page = changed(report, left_out=left, unreadable={"7": "truncated file"}).to_html()
+    said = section(page, "left-out")
+    assert all(f"{name} : no patient" in said for name in left)
+    assert "7 : truncated file" in said
+    folded = dict(re.findall(r"<details( open)?><summary>(Files|Unreadable)", page))
+    assert folded == {"": "Files", " open": "Unreadable"}
+    assert 'id="left-out"' not in report.to_html()
+
+
+def test_the_editors_null_is_its_largest_effect_where_nothing_should_move(report):
+    edges = report.edges
+    where = (edges["editor"] == "learnt") & edges["control"] & (edges["attribute"] == "disease")
+    moved = marked(edges, where, editor_effect=-0.4, editor_low=-0.5, editor_high=-0.3)
+    odd = dataclasses.replace(report, edges=moved)
+    null = {(n.editor, n.kind): n for n in editor_null(odd)}
+    assert null["learnt", "negative controls"].largest["editor_effect"] == -0.4
+    assert null["learnt", "negative controls"].counting == 1
+    assert null["controlled", "negative controls"].counting == 0
+    assert "−0.40 [−0.50, −0.30]" in section(odd.to_html(), "null")
+    states = {c.about: c.state for c in checks(odd) if c.where == "null"}
+    assert states == {"Editor learnt": "look", "Editor controlled": "fine"}
+
+
+def test_a_placebo_is_an_attribute_that_shows_nowhere_and_is_related_to_nothing(report):
+    names = [Binary(name) for name in ("shown", "sampled", "cause", "effect", "twin", "coin")]
+    graph = CausalGraph(
+        names, [("shown", "image"), ("cause", "effect"), ("effect", "image")], [("twin", "effect")], ["sampled"]
+    )
+    assert placebo_attributes(graph) == ("coin",)
+    assert {n.largest is None for n in editor_null(report) if n.kind == "placebo"} == {True}
+    coin = report.edges[report.edges["attribute"] == "disease"].assign(
+        attribute="coin", contrast="coin: 0 -> 1", editor_effect=0.07, editor_low=0.01, editor_high=0.13
+    )
+    with_coin = dataclasses.replace(
+        report, graph=GRAPH.with_placebo(Binary("coin")), edges=pd.concat([report.edges, coin], ignore_index=True)
+    )
+    (null,) = [n for n in editor_null(with_coin) if n.kind == "placebo" and n.editor == "learnt"]
+    assert null.effects == (0.07,) * 2
+    assert null.excluding_zero == 2
+    assert "coin: 0 → 1" in section(with_coin.to_html(), "null")
+
+
+WITHIN = pd.DataFrame([["leads", "disease", "1", 0.83, 0.61, 40, 50]], columns=ReaderQuality.unknown(()).within.columns)
+FOLLOWS = pd.DataFrame(
+    [["leads", "disease", 0.12, 0.02, 0.08, 0.16]], columns=ReaderQuality.unknown(()).follows.columns
+)
+
+
+def test_readers_are_judged_within_levels_of_each_attribute(report):
+    quality = ReaderQuality(report.quality["corners"].concepts, WITHIN, FOLLOWS)
+    page = dataclasses.replace(report, quality={"corners": quality}).to_html()
+    assert "leads disease 1 0.83 0.61 +0.12 [+0.08, +0.16]" in section(page, "readers")
+    assert "<details><summary>Within levels of each attribute, and whether corners follows it" in page
+
+
+def test_a_reader_that_may_be_blind_is_named(report):
+    where = report.edges["concept"] == "leads"
+    page = dataclasses.replace(report, edges=marked(report.edges, where, slope_low=0.1))
+    assert "Readers may be blind to leads" in section(page.to_html(), "answer")
+    assert "Readers see all 2 concepts" in section(report.to_html(), "answer")
+
+
+def test_an_editor_that_does_too_little_is_named(report):
+    where = (report.effectiveness["editor"] == "learnt") & (report.effectiveness["attribute"] == "view")
+    weak = dataclasses.replace(report, effectiveness=marked(report.effectiveness, where, ratio=0.1))
+    assert "Editor learnt does too little where asked for view: PA -> AP" in section(weak.to_html(), "answer")
+    assert "too little" not in section(report.to_html(), "answer")
+
+
+def test_the_limits_of_editors_have_intervals_and_costs(report):
+    said = section(changed(report, ledger={"learnt": 12345, "controlled": 7}).to_html(), "limits")
+    row = report.effectiveness.iloc[0]
+    assert f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" in said
+    assert "12,345" in said
+    leak = report.leak[(report.leak["editor"] == "learnt") & (report.leak["contrast"] == "view: PA -> AP")]
+    assert f"{leak.set_index('target').loc['view', 'effect'].mean():+.2f}" in said
 
 
 def test_difference_is_white_where_nothing_changed_red_where_brighter_blue_where_darker():
     null, edited = np.array([[100, 0, 255]], dtype=np.uint8), np.array([[100, 255, 0]], dtype=np.uint8)
-    same, brighter, darker = _difference(null, edited)[0]
+    same, brighter, darker = difference(null, edited)[0]
     assert same.tolist() == [255, 255, 255]
     assert brighter.tolist() == [178, 24, 43]
     assert darker.tolist() == [33, 102, 172]
 
 
+def test_a_notebook_gets_a_few_lines_and_keeps_its_own_style(report):
+    shown = report._repr_html_()
+    assert "2 revealed edges" in words(shown)
+    assert "leads" in words(shown)
+    tags = Tags(shown).found
+    assert not {tag for tag, _ in tags} & {"style", "script", "link", "body", "html"}
+    assert not [attributes for _, attributes in tags if "id" in attributes]
+    assert len(shown) < 20_000
+
+
+# -- the record --------------------------------------------------------------------------------------------------------
+def refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def assert_same(loaded: Report, saved: Report) -> None:
+    for name in FRAMES:
+        pd.testing.assert_frame_equal(getattr(loaded, name), getattr(saved, name), obj=name, check_exact=True)
+    assert loaded.quality.keys() == saved.quality.keys()
+    for reader, quality in saved.quality.items():
+        for name in ("concepts", "within", "follows"):
+            pd.testing.assert_frame_equal(
+                getattr(loaded.quality[reader], name), getattr(quality, name), obj=f"{reader} {name}", check_exact=True
+            )
+
+
+def test_a_report_is_strict_json_and_is_read_back_exactly(report, tmp_path):
+    report.save(tmp_path)
+    json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
+    loaded = Report.load(tmp_path)
+    assert_same(loaded, report)
+    assert loaded.graph == report.graph
+    assert loaded.provenance == report.provenance
+    assert loaded.to_html() == report.to_html()
+    pd.testing.assert_frame_equal(loaded.measurements, report.measurements)
+
+
+def test_empty_frames_and_unknown_columns_are_read_back_exactly(report, tmp_path):
+    bare = dataclasses.replace(
+        report,
+        edges=report.edges.assign(q=np.nan, gained=np.nan, lost=np.inf, adjustment=None),
+        second_readings=report.second_readings.iloc[:0],
+        falsification=pd.DataFrame(columns=report.falsification.columns).astype({"rejected": bool}),
+        effectiveness=report.effectiveness.iloc[:0],
+        composition=pd.DataFrame(columns=report.composition.columns),
+        quality={"corners": ReaderQuality.unknown(CONCEPTS), "within": ReaderQuality(report.quality["corners"].concepts, WITHIN, FOLLOWS)},
+    )  # fmt: skip
+    bare = changed(bare, truth=[{"attribute": "view", "concept": "leads", "relation": "hidden", "total": np.float32(np.nan)}])  # fmt: skip
+    bare.save(tmp_path)
+    json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
+    assert_same(Report.load(tmp_path), bare)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.Series([1.5, np.nan, np.inf, -np.inf, 5e-324]),
+        pd.Series([np.nan, np.nan]),
+        pd.Series([0.1, 0.2], dtype="float32"),
+        pd.Series([1, -(2**62)]),
+        pd.Series([1, None], dtype="Int64"),
+        pd.Series([True, False]),
+        pd.Series(["a", None, "é"]),
+        pd.Series(["a", None, np.nan, np.inf, 1, True], dtype=object),
+        pd.Series([np.nan], dtype=object),
+        pd.Series([], dtype="int8"),
+        pd.Series([], dtype=object),
+    ],
+)
+def test_a_frames_values_and_dtypes_outlive_json(column):
+    frame = pd.DataFrame({"column": column})
+    text = json.dumps(frame_to_json(frame), allow_nan=False)
+    pd.testing.assert_frame_equal(frame_from_json(json.loads(text)), frame, check_exact=True)
+
+
 def test_a_gallery_of_an_earlier_report_is_not_read_back(report, tmp_path):
     report.save(tmp_path)
+    assert all(isinstance(item, GalleryItem) for item in Report.load(tmp_path).gallery)
+    assert np.array_equal(Report.load(tmp_path).gallery[-1].counterfactual, report.gallery[-1].counterfactual)
     dataclasses.replace(report, gallery=()).save(tmp_path)
     assert Report.load(tmp_path).gallery == ()
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_measurements_of_another_audit_are_not_taken_for_these(report, tmp_path):
+    report.save(tmp_path)
+    other = report.measurements.assign(patient="somebody else")
+    with pytest.raises(ValueError, match="measurements of another audit; save this report elsewhere"):
+        dataclasses.replace(report, measurements=other).save(tmp_path)
+    assert_same(Report.load(tmp_path), report)
+
+
 def test_a_folder_without_a_report_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no report\.json"):
+        Report.load(tmp_path)
+
+
+def test_a_report_of_an_earlier_version_is_refused_with_the_mend(tmp_path):
+    Path(tmp_path / "report.json").write_text('{"graph": {}, "edges": {}}')
+    with pytest.raises(FileNotFoundError, match="has format 1, this version reads 2; run the audit again"):
         Report.load(tmp_path)

@@ -97,3 +97,11 @@ def test_notebooks_show_the_drawing():
     assert drawing._repr_svg_() == drawing.svg
     assert drawing.svg in GRAPH._repr_html_()
     assert GRAPH.draw() == drawing
+
+
+def test_what_fills_a_node_leaves_its_name_readable():
+    drawing = GRAPH.draw(revealed=[("view", "pacemaker", "+0.3")])
+    shapes = ElementTree.fromstring(drawing.svg).iter(f"{SVG}ellipse")
+    filled = [shape for shape in shapes if shape.attrib["fill"] not in {"none", "transparent"}]
+    assert len(filled) == 3  # age, drain, pacemaker; view is a box, and circles at an edge's ends are open
+    assert all(float(shape.attrib["fill-opacity"]) < 0.15 for shape in filled)

@@ -1,8 +1,5 @@
 """``Report``: a frozen record of an audit, saved whole and read back exactly."""
 
-import base64
-import hashlib
-import html
 import io
 import json
 from collections.abc import Mapping
@@ -13,14 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from causal_cxr.audits.verdicts import MEANING
+from causal_cxr.audits.report.frames import frame_from_json, frame_to_json, strict
 from causal_cxr.graphs import CausalGraph
 from causal_cxr.readers.quality import ReaderQuality
 
 REVEALED = ("hidden", "mediated")  #: verdicts that draw an edge the graph does not have
-PER_EDGE = 3  #: gallery rows a revealed edge: the first audited images that the contrast applies to
-GALLERY_BYTES = 1_300_000  #: of the page; where there are many revealed edges, each shows fewer images
 FRAMES = ("edges", "second_readings", "falsification", "effectiveness", "leak", "composition")
+PICTURES = ("factual", "null", "counterfactual")  #: of a gallery item
+FORMAT = 2  #: of report.json
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,8 @@ class Report:
         quality: by reader.
         gallery: of the first edited images.
         measurements: the table that every number can be recomputed from.
-        provenance: specification and its hash, versions, fingerprints, seed, ledger, exclusions.
+        provenance: specification and its hash, versions, fingerprints, seed, ledger, exclusions. Optional: ``left_out``
+            (file or concept -> why it took no part) and ``truth`` (a world's relations).
     """
 
     graph: CausalGraph
@@ -72,24 +70,24 @@ class Report:
     def save(self, folder: str | Path) -> Path:
         """Write ``report.html``, ``report.json``, ``edges.csv``, ``graph.graphml``, ``graph.dot``, ``measurements/``.
 
-        Each file is written beside and then renamed.
+        Each file is written beside and then renamed. ``report.json`` is strict JSON: what is not finite is null.
+
+        Raises:
+            ValueError: the folder holds the measurements of another audit.
         """
         folder = Path(folder)
-        shards = folder / "measurements"
-        if not list(shards.glob("*/shard-*.parquet")):
-            for kind, frame in self.measurements.groupby("editor", sort=False):
-                target = shards / (str(kind) or "factual") / "shard-00000.parquet"
-                _whole(target, _parquet(frame))
+        self._save_measurements(folder / "measurements")
         content = {
+            "format": FORMAT,
             "graph": self.graph.to_dict(),
-            **{name: getattr(self, name).to_dict("list") for name in FRAMES},
-            "quality": {name: quality.to_dict() for name, quality in self.quality.items()},
-            "provenance": dict(self.provenance),
+            **{name: frame_to_json(getattr(self, name)) for name in FRAMES},
+            "quality": {name: _quality_to_json(quality) for name, quality in self.quality.items()},
+            "provenance": strict(self.provenance),
         }
         if self.gallery:
             stacked = io.BytesIO()
             index = json.dumps([[g.editor, g.contrast, g.attribute, g.row] for g in self.gallery])
-            arrays = {k: np.stack([getattr(g, k) for g in self.gallery]) for k in ("factual", "null", "counterfactual")}
+            arrays = {k: np.stack([getattr(g, k) for g in self.gallery]) for k in PICTURES}
             np.savez_compressed(stacked, index=np.array(index), **arrays)  # type: ignore[arg-type]
             _whole(folder / "gallery.npz", stacked.getvalue())
         else:  # that of an earlier report must not be read back with this one
@@ -98,7 +96,7 @@ class Report:
         _whole(folder / "graph.graphml", self.graph.to_graphml().encode())
         _whole(folder / "graph.dot", self.graph.to_dot().encode())
         _whole(folder / "report.html", self.to_html().encode())
-        _whole(folder / "report.json", json.dumps(content, indent=1, default=_plain).encode())
+        _whole(folder / "report.json", json.dumps(content, indent=1, allow_nan=False).encode())
         return folder
 
     @classmethod
@@ -106,7 +104,7 @@ class Report:
         """Read back what :meth:`save` wrote.
 
         Raises:
-            FileNotFoundError: the folder holds no report.
+            FileNotFoundError: the folder holds no report, or one that an earlier version wrote.
         """
         from causal_cxr.audits.measure import load_measurements
 
@@ -116,132 +114,63 @@ class Report:
                 f"{folder} holds no report.json; was the audit killed? Run it again, it will go on."
             )
         content = json.loads((folder / "report.json").read_text())
+        if content.get("format") != FORMAT:
+            raise FileNotFoundError(
+                f"{folder}/report.json has format {content.get('format', 1)}, this version reads {FORMAT}; run the audit "
+                "again with this out=: what was measured is kept."
+            )
         gallery: tuple[GalleryItem, ...] = ()
         if (folder / "gallery.npz").is_file():
             with np.load(folder / "gallery.npz", allow_pickle=False) as arrays:
-                index: list[Any] = json.loads(str(arrays["index"]))
+                about = json.loads(str(arrays["index"]))
+                factual, null, counterfactual = (arrays[name] for name in PICTURES)
                 gallery = tuple(
-                    GalleryItem(
-                        about[0],
-                        about[1],
-                        about[2],
-                        about[3],
-                        arrays["factual"][i],
-                        arrays["null"][i],
-                        arrays["counterfactual"][i],
-                    )
-                    for i, about in enumerate(index)
+                    GalleryItem(editor, contrast, attribute, row, factual[i], null[i], counterfactual[i])
+                    for i, (editor, contrast, attribute, row) in enumerate(about)
                 )
         return cls(
             graph=CausalGraph.from_dict(content["graph"]),
-            **{name: pd.DataFrame(content[name]) for name in FRAMES},
-            quality={name: ReaderQuality.from_dict(q) for name, q in content["quality"].items()},
+            **{name: frame_from_json(content[name]) for name in FRAMES},
+            quality={name: _quality_from_json(q) for name, q in content["quality"].items()},
             gallery=gallery,
             measurements=load_measurements(folder / "measurements"),
             provenance=content["provenance"],
         )
 
+    def _save_measurements(self, folder: Path) -> None:
+        """Keep what :func:`causal_cxr.audits.measure.measure` has written there, else write one shard an editor."""
+        from causal_cxr.audits.measure import load_measurements
+
+        if list(folder.glob("*/shard-*.parquet")):
+            if not load_measurements(folder).equals(self.measurements):
+                raise ValueError(f"{folder} holds the measurements of another audit; save this report elsewhere.")
+            return
+        for kind, frame in self.measurements.groupby("editor", sort=False):
+            _whole(folder / (str(kind) or "factual") / "shard-00000.parquet", _parquet(frame))
+
     def to_html(self) -> str:
         """One self-contained page; every name from the data is escaped."""
-        from jinja2 import Environment, PackageLoader
+        from causal_cxr.audits.report.page import page
 
-        environment = Environment(loader=PackageLoader("causal_cxr.audits.report", "."), autoescape=True)
-        style = (Path(__file__).parent / "report.css").read_text()
-        editors = sorted(self.edges["editor"].unique()) if len(self.edges) else []
-        names = {e: self._drawing(e) for e in editors}
-        digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-        return environment.get_template("report.html").render(
-            report=self, provenance=self.provenance, meaning=MEANING, style=style, style_hash=digest,
-            declared=self.graph.draw().svg, drawings=names, editors=editors,
-            edges=self.edges.sort_values(["editor", "verdict", "attribute", "concept"]).to_dict("records"),
-            revealed={e: self.revealed(e).to_dict("records") for e in editors},
-            counts={e: self.edges.loc[self.edges["editor"] == e, "verdict"].value_counts().to_dict() for e in editors},
-            pictures=self._pictures, shown=self._shown(), per_edge=PER_EDGE, interval=_interval_svg, leaks=self._leaks(editors),
-            effectiveness=self.effectiveness.to_dict("records"), composition=self.composition.to_dict("records"),
-            readers={n: q.concepts.reset_index().to_dict("records") for n, q in self.quality.items()},
-        )  # fmt: skip
-
-    def _drawing(self, editor: str) -> str:
-        found = [
-            (r["attribute"], r["concept"], f"{r['editor_effect']:+.2f}")
-            for r in self.revealed(editor).to_dict("records")
-        ]
-        return self.graph.draw(revealed=found).svg
-
-    def _leaks(self, editors: list[str]) -> dict[str, Any]:
-        tables = {}
-        for editor in editors:
-            mine = self.leak[self.leak["editor"] == editor]
-            cells = mine.pivot_table(index="contrast", columns="concept", values="effect", sort=False)
-            own = {(r["contrast"], r["concept"]) for r in mine.to_dict("records") if r["attribute"] == r["target"]}
-            tables[editor] = {
-                "columns": list(cells.columns),
-                "rows": [
-                    (c, [(v, min(5, round(abs(v) * 8)) if v == v else 0, (c, k) in own) for k, v in zip(cells.columns, row, strict=True)])
-                    for c, row in zip(cells.index, cells.to_numpy(), strict=True)
-                ],
-            }  # fmt: skip
-        return tables
-
-    def _shown(self) -> int:
-        """Gallery rows an edge, 0 to ``PER_EDGE``: as many as keep the page's pictures under ``GALLERY_BYTES``."""
-        pairs = self.revealed()[["editor", "contrast"]].itertuples(index=False) if len(self.edges) else ()
-        sizes = [
-            [sum(len(v) for v in p.values() if isinstance(v, str)) for p in self._pictures(*pair)] for pair in pairs
-        ]
-        return max(n for n in range(PER_EDGE + 1) if sum(sum(rows[:n]) for rows in sizes) <= GALLERY_BYTES)
-
-    def _pictures(self, editor: str, contrast: str, n: int = PER_EDGE) -> list[dict[str, Any]]:
-        mine = [g for g in self.gallery if g.editor == editor and g.contrast == contrast][:n]
-        return [
-            {"row": g.row, "factual": _webp(g.factual), "null": _webp(g.null), "counterfactual": _webp(g.counterfactual),
-             "difference": _webp(_difference(g.null, g.counterfactual))}
-            for g in mine
-        ]  # fmt: skip
+        return page(self)
 
     def _repr_html_(self) -> str:
-        head = "<tr><th>editor<th>contrast<th>concept<th>verdict<th>editor<th>adjusted<th>q</tr>"
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(str(cell))}" for cell in (
-                r["editor"], r["contrast"], r["concept"], r["verdict"], f"{r['editor_effect']:+.2f}",
-                f"{r['adjusted_effect']:+.2f}", f"{r['q']:.1e}")) + "</tr>"
-            for r in self.revealed().to_dict("records")
-        )  # fmt: skip
-        return f"<p>{len(self.edges)} cells, {len(self.revealed())} revealed edges</p><table>{head}{rows}</table>"
+        from causal_cxr.audits.report.page import notebook
+
+        return notebook(self)
 
 
-def _difference(null: np.ndarray, counterfactual: np.ndarray) -> np.ndarray:
-    """Signed difference on a diverging scale: white 0, red brighter, blue darker; full colour at half the range."""
-    d = np.clip((counterfactual.astype(float) - null.astype(float)) / 128.0, -1, 1)[..., None]
-    red, blue = np.array([178.0, 24.0, 43.0]), np.array([33.0, 102.0, 172.0])
-    return (255 + np.where(d > 0, d * (red - 255), -d * (blue - 255))).astype(np.uint8)
+def _quality_to_json(quality: ReaderQuality) -> dict[str, Any]:
+    return {
+        "concepts": frame_to_json(quality.concepts.reset_index()),
+        "within": frame_to_json(quality.within),
+        "follows": frame_to_json(quality.follows),
+    }
 
 
-def _webp(image: np.ndarray, side: int = 128) -> str:
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC).save(stream, "WEBP", quality=80)
-    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def _interval_svg(row: Mapping[str, Any]) -> str:
-    """Three estimates on one axis from -1 to 1, with the band of +-delta. Numbers only: nothing to escape."""
-
-    def x(value: float) -> float:
-        return 60 + 58 * max(-1.0, min(1.0, value))
-
-    delta = float(row["delta"])
-    parts = [f'<rect x="{x(-delta):.1f}" y="0" width="{x(delta) - x(-delta):.1f}" height="30" class="band"/>',
-             '<line x1="60" x2="60" y1="0" y2="30" class="zero"/>']  # fmt: skip
-    for i, side in enumerate(("editor", "adjusted", "marginal")):
-        value, low, high = (row[f"{side}_{k}"] for k in ("effect", "low", "high"))
-        if value is not None and value == value:
-            y = 6 + 9 * i
-            parts.append(f'<line x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y}" y2="{y}" class="{side}"/>'
-                         f'<circle cx="{x(value):.1f}" cy="{y}" r="3" class="{side}"/>')  # fmt: skip
-    label = "; ".join(f"{s} {row[f'{s}_effect']:.2f}" for s in ("editor", "adjusted", "marginal"))
-    return f'<svg viewBox="0 0 120 30" width="200" height="50" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+def _quality_from_json(content: Mapping[str, Any]) -> ReaderQuality:
+    frames = {name: frame_from_json(frame) for name, frame in content.items()}
+    return ReaderQuality(frames["concepts"].set_index("concept"), frames["within"], frames["follows"])
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:
@@ -256,8 +185,3 @@ def _whole(file: Path, content: bytes) -> None:
     partial = file.with_name(f"{file.name}.partial")
     partial.write_bytes(content)
     partial.rename(file)
-
-
-def _plain(value: Any) -> Any:
-    """numpy scalars as JSON."""
-    return value.item()

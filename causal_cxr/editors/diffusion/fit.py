@@ -125,7 +125,7 @@ def fit_adapter(
     rank: int = 8,
     seed: int = 0,
     batch_size: int = BATCH,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 1e-3,
     checkpoint: Path | None = None,
     minutes: float | None = None,
     device: str | torch.device = "cpu",

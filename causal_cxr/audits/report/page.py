@@ -1,0 +1,223 @@
+"""The page of a report: one file that runs no script and fetches nothing. It renders; it decides nothing anew."""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from causal_cxr.audits.analyse import BLIND_SLOPE, EFFECTIVE_RATIO
+from causal_cxr.audits.falsification import SMALLEST_CORRELATION
+from causal_cxr.audits.report import pictures
+from causal_cxr.audits.report.checks import checks, editor_null
+from causal_cxr.audits.verdicts import MEANING
+
+if TYPE_CHECKING:
+    from causal_cxr.audits.report.report import GalleryItem, Report
+
+ORDER = ("hidden", "mediated", "contradicted", "confounded", "artifact", "declared", "missed", "unsupported", "spurious",
+         "undecided", "none")  #: of verdicts on the page  # fmt: skip
+PICTURED = ORDER[:5]  #: where the editor moved what nobody declared: worth a look
+PER_CONTRAST = 3  #: gallery rows an editor x contrast: the first audited images that the contrast applies to
+GALLERY_BYTES, PAGE_BYTES = 1_300_000, 1_950_000  #: where there are many galleries, each shows fewer images
+MANY_REVEALED = 8  #: edges of one editor; beyond, their graph takes the whole width
+MANY_CONTRASTS = 7  #: beyond, matrices stand below each other
+MOST_CELLS = 250  #: cells written out, the findings first; the matrix and edges.csv have all
+
+
+def page(report: "Report") -> str:
+    """The whole page; every name from the data is escaped."""
+    editors = _editors(report)
+    style = (Path(__file__).parent / "page.css").read_text()
+    for i in range(1, len(editors) + 1):
+        style += f"body:has(#by-{i}:checked) .cell:not(.by-{i}) {{ display: none }}\n"
+    cells, galleries = _cells(report), _galleries(report)
+    context = {
+        "provenance": report.provenance, "editors": editors, "meaning": MEANING, "order": ORDER, "pictures": pictures,
+        "style": style, "style_hash": base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        "checks": checks(report), "nulls": editor_null(report),
+        "cells": cells, "listed": cells[:MOST_CELLS], "matrices": {e: _matrix(report, cells, e) for e in editors},
+        "wide_matrices": report.edges["contrast"].nunique() > MANY_CONTRASTS,
+        "declared": report.graph.draw().svg, "drawings": {e: _drawing(report, e) for e in editors},
+        "wide_graphs": any(len(report.revealed(e)) > MANY_REVEALED for e in editors),
+        "per_contrast": PER_CONTRAST,
+        "falsification": records(report.falsification), "smallest_correlation": SMALLEST_CORRELATION,
+        "effectiveness": records(report.effectiveness), "effective_ratio": EFFECTIVE_RATIO,
+        "leaks": {e: _leaks(report.leak[report.leak["editor"] == e]) for e in editors},
+        "composition": {e: records(report.composition[report.composition["editor"] == e]) for e in editors},
+        "readers": {name: records(quality.concepts.reset_index()) for name, quality in report.quality.items()},
+        "within": {name: _within(quality.within, quality.follows) for name, quality in report.quality.items()},
+        "blind_slope": BLIND_SLOPE,
+    }  # fmt: skip
+    template = _environment().get_template("page.html")
+
+    def rendered(shown: int) -> str:
+        return template.render(context, galleries=[{**g, "rows": g["rows"][:shown]} for g in galleries], shown=shown)
+
+    room = min(GALLERY_BYTES, PAGE_BYTES - len(rendered(0).encode()))
+    sizes = [sum(g["rows"][n]["bytes"] for g in galleries if n < len(g["rows"])) for n in range(PER_CONTRAST)]
+    return rendered(max(n for n in range(PER_CONTRAST + 1) if n == 0 or sum(sizes[:n]) <= room))
+
+
+def notebook(report: "Report") -> str:
+    """A few lines for a notebook cell: styled inline, so that nothing leaks into the notebook."""
+    looks = [check for check in checks(report) if check.state == "look"]
+    template = _environment().get_template("notebook.html")
+    return template.render(
+        provenance=report.provenance, editors=_editors(report), cells=_cells(report), looks=looks, pictures=pictures
+    )
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows by column name."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def signed(value: Any, digits: int = 2) -> str:
+    """A number with its sign; an en dash if unknown.
+
+    >>> signed(-0.481), signed(0.001), signed(float("nan"))
+    ('−0.48', '0.00', '–')
+    """
+    text = number(value, digits)
+    return text if text.startswith("−") or not text.strip("0.–") else f"+{text}"
+
+
+def number(value: Any, digits: int = 2) -> str:
+    """A number without sign, unless it is below 0.
+
+    >>> number(0.5), number(3e-7, 4), number(None), number(-0.001)
+    ('0.50', '< 0.0001', '–', '0.00')
+    """
+    if value is None or value != value:
+        return "–"
+    if digits > 2 and value == 0:
+        return "0"
+    if digits > 2 and 0 < abs(value) < 0.5 * 10**-digits:
+        return f"< {10**-digits:.{digits}f}"
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if not text.strip("-0.") else text.replace("-", "−")
+
+
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(
+        loader=PackageLoader("causal_cxr.audits.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"signed": signed, "number": number, "percent": lambda share: f"{share:.0%}",
+                            "arrow": lambda name: str(name).replace("->", "→")}  # fmt: skip
+    return environment
+
+
+def _editors(report: "Report") -> list[str]:
+    return sorted(report.edges["editor"].unique()) if len(report.edges) else []
+
+
+def _cells(report: "Report") -> list[dict[str, Any]]:
+    """Edges as the page lists them: by verdict, the largest effects first, with what other readers and the truth say."""
+    by_key: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for second in records(report.second_readings):
+        by_key.setdefault((second["editor"], second["contrast"], second["concept"]), []).append(second)
+    truth = {(t["attribute"], t["concept"]): t for t in report.provenance.get("truth") or ()}
+    rows = records(report.edges)
+    rows.sort(key=lambda r: (ORDER.index(r["verdict"]), -_size(r["editor_effect"]), r["attribute"], r["concept"]))
+    return [
+        {**row, "id": i, "seconds": by_key.get((row["editor"], row["contrast"], row["concept"]), []),
+         "truth": truth.get((row["attribute"], row["concept"]))}
+        for i, row in enumerate(rows)
+    ]  # fmt: skip
+
+
+def _size(effect: float) -> float:
+    return abs(effect) if effect == effect else 0.0
+
+
+def _matrix(report: "Report", cells: list[dict[str, Any]], editor: str) -> dict[str, Any]:
+    """One editor's cells, concepts (the controls last) by contrasts."""
+    mine = report.edges[report.edges["editor"] == editor]
+    heads = mine.drop_duplicates("contrast")[["attribute", "contrast"]].itertuples(index=False)
+    concepts = mine.drop_duplicates("concept").sort_values("control", kind="stable")
+    at = {(c["concept"], c["contrast"]): c for c in cells if c["editor"] == editor}
+    contrasts = list(mine["contrast"].unique())
+    return {
+        "contrasts": [(a, str(c).removeprefix(str(a)).lstrip(": ")) for a, c in heads],
+        "rows": [
+            (concept, control, [at.get((concept, contrast)) for contrast in contrasts])
+            for concept, control in concepts[["concept", "control"]].itertuples(index=False)
+        ],
+    }
+
+
+def _drawing(report: "Report", editor: str) -> str | None:
+    """The declared graph with what the editor revealed; None if that is nothing."""
+    found = report.revealed(editor)
+    labels = [signed(effect) for effect in found["editor_effect"]]
+    edges = list(zip(found["attribute"], found["concept"], labels, strict=True))
+    return report.graph.draw(revealed=edges).svg if edges else None
+
+
+def _leaks(leak: pd.DataFrame) -> dict[str, Any]:
+    """Contrasts x labelled attributes' own concepts: (effect, colour step from -5 to 5, whether it is what was asked)."""
+    asked = dict(zip(leak["contrast"], leak["attribute"], strict=True))
+    order = {attribute: i for i, attribute in enumerate(asked.values())}
+    columns = sorted(
+        set(zip(leak["target"], leak["concept"], strict=True)), key=lambda c: (order.get(c[0], len(order)), c)
+    )
+    effect = leak.groupby(["contrast", "target", "concept"])["effect"].mean().to_dict()
+
+    def cell(contrast: str, column: tuple[str, str]) -> tuple[float, int, bool]:
+        value = effect.get((contrast, *column), float("nan"))
+        return value, max(-5, min(5, round(value * 6))) if value == value else 0, column[0] == asked[contrast]
+
+    return {
+        "columns": columns,
+        "rows": [(contrast, [cell(contrast, column) for column in columns]) for contrast in asked],
+    }
+
+
+def _within(within: pd.DataFrame, follows: pd.DataFrame) -> list[dict[str, Any]]:
+    """One row a concept x attribute: AUROC within each level, the attribute's own, and how far the reader follows it."""
+    shifts: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for shift in records(follows):
+        shifts.setdefault((shift["concept"], shift["attribute"]), []).append(shift)
+    groups: Any = within.groupby(["concept", "attribute"], sort=False)
+    return [
+        {"concept": concept, "attribute": attribute, "levels": records(levels),
+         "own": levels["attribute_auroc"].iloc[0], "follows": shifts.get((concept, attribute), [])}
+        for (concept, attribute), levels in groups
+    ]  # fmt: skip
+
+
+def _galleries(report: "Report") -> list[dict[str, Any]]:
+    """One an editor x contrast that moved what nobody declared, with the concepts that it moved."""
+    shown = report.edges[report.edges["verdict"].isin(PICTURED)]
+    measured = report.measurements[report.measurements["row"].isin({item.row for item in report.gallery})]
+    galleries = []
+    for (editor, contrast), edges in shown.groupby(["editor", "contrast"], sort=False):
+        items = [g for g in report.gallery if (g.editor, g.contrast) == (editor, contrast)][:PER_CONTRAST]
+        cells = records(edges)
+        rows = [_pictures(item, cells, measured) for item in items]
+        galleries.append({"editor": editor, "contrast": contrast, "edges": cells, "rows": rows})
+    return galleries
+
+
+def _pictures(item: "GalleryItem", edges: list[dict[str, Any]], measured: pd.DataFrame) -> dict[str, Any]:
+    """An edit's four pictures, its direction, and how strongly each moved concept shows before and after."""
+    images = {
+        "factual": item.factual, "null edit": item.null, "counterfactual": item.counterfactual,
+        "difference": pictures.difference(item.null, item.counterfactual),
+    }  # fmt: skip
+    urls = {name: pictures.webp(image) for name, image in images.items()}
+    about: Mapping[str, Any] = {"row": item.row, "images": urls, "bytes": sum(len(url) for url in urls.values())}
+    mine = measured[(measured["row"] == item.row) & (measured["editor"] == item.editor)]
+    null, edit = mine[mine["kind"] == "null"], mine[(mine["kind"] == "total") & (mine["contrast"] == item.contrast)]
+    if null.empty or edit.empty:
+        return {**about, "scores": []}
+    columns = {e["concept"]: f"{e['reader']}/{e['concept']}" for e in edges}
+    return {
+        **about, "reversed": edit["orientation"].iloc[0] < 0, "rejected": "" if edit["accepted"].iloc[0] else edit["reason"].iloc[0],
+        "scores": [(c, null[name].iloc[0], edit[name].iloc[0]) for c, name in columns.items() if name in measured],
+    }  # fmt: skip
