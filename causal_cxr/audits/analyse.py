@@ -28,6 +28,7 @@ EFFECTIVE_RATIO = 0.3  #: an editor must move A's own reader by this share of wh
 RARE = 0.2  #: below this prevalence delta is half the prevalence
 OVERLAP_SHARE, OVERLAP_LOW = 0.05, 0.02  #: at most this share of edited images may have a propensity beyond
 FOLLOW_SHARE = 0.5  #: a reader may follow A by this share of delta
+FEASIBLE = 100  #: times the patients at hand; beyond that no number is told
 AGREE, DIFFER, OPEN = "agree", "differ", "open"
 PRESENT = 0.5  #: score from which a concept counts as shown, for ``gained`` and ``lost``
 
@@ -124,7 +125,7 @@ def analyse(
         falsification,
         pd.DataFrame(effectiveness, columns=["editor", "contrast", "attribute", "concept", "reader", "effect", "expected",
                                              "ratio", "low", "high", "n"]),
-        pd.DataFrame(leak, columns=["editor", "contrast", "attribute", "concept", "target", "effect", "low", "high"]),
+        pd.DataFrame(leak, columns=["editor", "contrast", "attribute", "concept", "reader", "target", "effect", "low", "high"]),
     )  # fmt: skip
 
 
@@ -273,26 +274,23 @@ def _leak(
     editor: str, contrast: Contrast, concepts: Mapping[str, Sequence[Concept]], quality: Mapping[str, ReaderQuality],
     paired: pd.DataFrame | None,
 ) -> list[list[Any]]:  # fmt: skip
-    rows = []
+    """What a contrast moves of every labelled attribute, each read by the reader that reads it best."""
+    best: dict[str, tuple[float, str, Concept]] = {}
     for reader, group in concepts.items():
         for concept in group:
-            if concept.attribute is None or paired is None:
-                continue
-            effect = paired_effect(paired[f"{reader}/{concept.name}"].to_numpy(), paired["patient"].to_numpy())
+            low: Any = quality[reader].concepts.loc[concept.name, "slope_low"]
+            merit = -np.inf if np.isnan(low) else float(low)
+            if concept.attribute is not None and (concept.name not in best or merit > best[concept.name][0]):
+                best[concept.name] = (merit, reader, concept)
+    rows = []
+    for merit, reader, concept in best.values() if paired is not None else ():
+        assert paired is not None
+        effect = paired_effect(paired[f"{reader}/{concept.name}"].to_numpy(), paired["patient"].to_numpy())
+        if merit > 0:
             slope: Any = quality[reader].concepts.loc[concept.name]
-            if float(slope["slope_low"]) > 0:
-                effect = effect.scaled(float(slope["slope"]), float(slope["slope_se"]))
-            rows.append(
-                [
-                    editor,
-                    contrast.name,
-                    contrast.attribute,
-                    concept.name,
-                    concept.attribute,
-                    effect.value,
-                    *effect.interval(),
-                ]
-            )
+            effect = effect.scaled(float(slope["slope"]), float(slope["slope_se"]))
+        rows.append([editor, contrast.name, contrast.attribute, concept.name, reader, concept.attribute, effect.value,
+                     *effect.interval()])  # fmt: skip
     return rows
 
 
@@ -484,7 +482,11 @@ def _why(row: pd.Series) -> str:
         if verdict_of(calls, signs, bool(row["declared_path"])) == "undecided":
             return "the editor and the unadjusted association have opposite signs"
         return "not after correction for the number of cells"
-    more = f"; about {row['patients_needed']:,.0f} patients would decide" if np.isfinite(row["patients_needed"]) else ""
+    more = ""
+    if row["patients_needed"] > FEASIBLE * row["n_patients"]:
+        more = "; the estimate lies on the border of what counts, no feasible number of patients would decide"
+    elif np.isfinite(row["patients_needed"]):
+        more = f"; about {row['patients_needed']:,.0f} patients would decide"
     return f"{' and '.join(open_sides)} undecided{more}"
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ import pandas as pd
 
 from causal_cxr.audits.analyse import analyse
 from causal_cxr.audits.measure import (
+    FACTUAL,
     load_composition,
     load_gallery,
     load_ledger,
@@ -109,6 +111,12 @@ class Audit:
             ValueError: audited patients overlap with those of a fit.
         """
         editors = dict(editor) if isinstance(editor, Mapping) else {"editor": editor}
+        bad = [name for name in editors if not re.fullmatch(r"[\w][\w .-]*", name) or name == FACTUAL]
+        if bad:
+            raise ValueError(
+                f"Editors cannot be called {bad}: names are folders, so use letters, digits, '_', '-', '.', not first a "
+                f"dot, and not {FACTUAL!r}."
+            )
         self._refuse_overlap(editors, dataset)
         if device is not None:
             for model in (*editors.values(), *self.readers):

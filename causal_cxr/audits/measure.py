@@ -21,6 +21,7 @@ from causal_cxr.graphs import CausalGraph, Contrast
 from causal_cxr.readers.reader import Reader
 
 MANIFEST = "manifest.json"
+FACTUAL = "factual"  #: folder of the unedited images' scores, beside one an editor
 NULL_PHRASING = 1  #: null edits say the same in other words
 COMPOSITION_IMAGES, COMPOSITION_CYCLES = 32, (1, 10)
 GALLERY_ROWS = 24
@@ -130,7 +131,7 @@ def measure(
     _claim(folder, manifest)
     tell = progress or (lambda what, images: None)
     for i, rows in enumerate(plan.shards(plan.rows)):
-        file = folder / "factual" / f"shard-{i:05d}.parquet"
+        file = folder / FACTUAL / f"shard-{i:05d}.parquet"
         if not file.exists():
             _write_parquet(_factual_shard(dataset, readers, rows), file)
         tell("reading unedited images", len(rows))
@@ -152,7 +153,7 @@ def measure(
 
 def load_measurements(folder: Path) -> pd.DataFrame:
     """All shards of a folder as one table, in a fixed order."""
-    files = sorted(folder.glob("*/shard-*.parquet"), key=lambda p: (p.parent.name != "factual", p.parent.name, p.name))
+    files = sorted(folder.glob("*/shard-*.parquet"), key=lambda p: (p.parent.name != FACTUAL, p.parent.name, p.name))
     if not files:
         raise FileNotFoundError(f"{folder} holds no measurements; run Audit.run(..., out=...) first.")
     return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)

@@ -144,3 +144,10 @@ def test_only_the_concepts_asked_for_are_decided_on_and_no_others_exist(report):
     assert "corners/control" in made.measurements  # measured all the same: asking it later costs nothing
     with pytest.raises(ValueError, match=r"No reader reads \['lead'\]"):
         Audit(GRAPH, [CornerReader()], concepts=["lead"])
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", "factual", "/tmp", ".hidden"])
+def test_a_name_that_cannot_be_a_folder_is_refused(name, tmp_path):
+    with pytest.raises(ValueError, match="Editors cannot be called"):
+        Audit(GRAPH, [CornerReader()]).run({name: CornerEditor()}, CornerDataset(50), out=tmp_path)
+    assert list(tmp_path.iterdir()) == []
