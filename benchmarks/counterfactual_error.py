@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where the numbers go")
     parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--seed", type=int, default=55)
+    parser.add_argument("--seed", type=int, default=77, help="not 55: on those the solver's grid was chosen")
     args = parser.parse_args()
     phantom = Phantom(args.images, "portable", seed=args.seed)
     contrasts = default_contrasts(phantom.graph, {"age": 20.0})

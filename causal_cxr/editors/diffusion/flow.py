@@ -27,8 +27,13 @@ def to_images(latent: Tensor) -> Tensor:
 
 
 def heun(velocity: Callable[[Tensor, float], Tensor], x: Tensor, start: float, end: float, steps: int) -> Tensor:
-    """Integrate ``dx/dt = velocity(x, t)`` from ``start`` to ``end``; two evaluations a step."""
-    times = torch.linspace(start, end, steps + 1, dtype=torch.float64).tolist()
+    """Integrate ``dx/dt = velocity(x, t)`` from ``start`` to ``end``; two evaluations a step.
+
+    Times lie as Chebyshev's points do, dense towards both ends, where the flow of sharp images is stiff: on phantoms
+    contours follow an edit further than on an even grid of as many steps.
+    """
+    even = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    times = (start + (end - start) * (1 - torch.cos(torch.pi * even)) / 2).tolist()
     for t, t_next in pairwise(times):
         h = t_next - t
         slope = velocity(x, t)
