@@ -2,7 +2,8 @@
 
     python examples/nih_audit.py --data path/to/nih --out runs/nih
 
-Fits a diffusion editor and a deep SCM on some patients, and audits others, whom neither has seen. The readers of the
+Fine-tunes the shipped diffusion editor of phantoms and fits a deep SCM on some patients, and audits others, whom neither
+has seen. The readers of the
 hidden attributes in ``hidden_labels.csv`` are cross-fitted: each patient is read by heads fitted on other patients. Faint
 marks and a placebo attribute, independent of everything, are spiked in before anything is fitted.
 """
@@ -18,7 +19,7 @@ import torch
 
 from causal_cxr.audits import Audit, Report
 from causal_cxr.data import MARKS, PLACEBO, NIHChestXray14, Subset, WithControls, split_patients
-from causal_cxr.editors.diffusion import fit_diffusion
+from causal_cxr.editors.diffusion import DiffusionEditor, fit_diffusion
 from causal_cxr.editors.scm import fit_image_model
 from causal_cxr.graphs import Binary, CausalGraph, Continuous, default_contrasts
 from causal_cxr.readers import Concept, OrientedGradients, Pixels, ProbeReader
@@ -95,7 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="has Data_Entry_2017_v2020.csv and the images")
     parser.add_argument("--size", type=int, default=64, help="pixels a side, a multiple of 16")
-    parser.add_argument("--steps", type=int, default=1500, help="of 64 images, for the diffusion editor")
+    parser.add_argument("--steps", type=int, default=1000, help="of 64 images, for the diffusion editor")
     parser.add_argument("--scm-steps", type=int, default=1500, help="of 32 images, at most, for the deep SCM")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="for the diffusion editor: cpu or cuda")
@@ -120,8 +121,8 @@ def main() -> None:
     readers, refused = fit_readers(audited, hidden.iloc[audit_rows].reset_index(drop=True), graph)
     checkpoints = args.out / "checkpoints"
     diffusion = fit_diffusion(
-        dataset, fit_rows, graph.attributes, steps=args.steps, seed=args.seed, checkpoint=checkpoints / "diffusion",
-        device=args.device,
+        dataset, fit_rows, graph.attributes, steps=args.steps, seed=args.seed, learning_rate=3e-4,
+        start=DiffusionEditor.from_shipped("diffusion-base"), checkpoint=checkpoints / "diffusion", device=args.device,
     ).to(args.device)  # fmt: skip
     scm = fit_image_model(
         dataset, fit_rows, graph, steps=args.scm_steps, seed=args.seed, checkpoint=checkpoints / "scm"
