@@ -47,13 +47,14 @@ def demo(
     summary = run_demo(out, editor or DEFAULT_EDITORS, images)
     report = Report.load(out)
     truth = {(t["attribute"], t["concept"]): t for t in report.provenance["truth"]}
-    table = Table("editor", "intervention", "concept", "verdict", "editor effect", "true effect", "true relation")
+    table = Table("editor", "intervention", "concept", "verdict", "effect", "truth")
     for row in report.edges.to_dict("records"):
         true = truth[row["attribute"], row["concept"]]
         if row["verdict"] != "none" or true["relation"] == "hidden":
             table.add_row(row["editor"], row["contrast"], row["concept"], row["verdict"], f"{row['editor_effect']:+.2f}",
-                          f"{true['total']:+.2f}", true["relation"])  # fmt: skip
+                          f"{true['relation']} {true['total']:+.2f}")  # fmt: skip
     console = Console()
+    console.width = max(console.width, 100)  # a narrower table would cut the names
     console.print(table)
     console.print({k: v for k, v in summary.items() if k != "editors"})
     console.print(f"report: {out / 'report.html'}")

@@ -81,7 +81,7 @@ def analyse(
         best, with the three estimates (editor, adjusted, marginal; direct where labelled mediators exist), their calls,
         the verdict, its q and a sentence. ``gained`` and ``lost``: share of images in which the concept appears, of
         those without it, and disappears, of those with it, when the attribute goes from a0 to a1 (a score of 0.5 is
-        the border). ``agreement``: what the other readers that read it well enough say. ``second_readings``: the
+        the border). ``rival_q``: q of "the adjusted association is there", which needs no editor. ``agreement``: what the other readers that read it well enough say. ``second_readings``: the
         estimates and calls of the readers that were not chosen. ``falsification``: the graph's implied independences
         among labelled attributes, tested (:func:`causal_cxr.audits.falsification.independence_tests`).
 
@@ -455,6 +455,8 @@ def _decide(cells: pd.DataFrame, alpha: float) -> pd.DataFrame:
             taken = q <= alpha
             verdicts[taken], qs[taken] = verdict, q[taken]
     cells = cells.assign(verdict=verdicts, q=qs)
+    # The strongest rival needs no editor, so its family is the cells of one.
+    cells["rival_q"] = cells.groupby("editor")["adjusted_p_yes"].transform(lambda p: benjamini_yekutieli(p.to_numpy()))
     cells["reason"] = [
         "" if v != "undecided" else gate or _why(row)
         for v, gate, (_, row) in zip(cells["verdict"], reasons, cells.iterrows(), strict=True)

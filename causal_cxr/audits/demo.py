@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from causal_cxr.audits.audit import Audit
-from causal_cxr.audits.effects import benjamini_yekutieli
 from causal_cxr.audits.fidelity import counterfactual_errors, error_ratios
 from causal_cxr.audits.report import Report
 from causal_cxr.data.phantom import HIDDEN_NAMES, Phantom
@@ -100,13 +99,13 @@ def score_edges(report: Report, truth: pd.DataFrame, editor: str) -> dict[str, i
     }
 
 
-def score_rival(report: Report, truth: pd.DataFrame, editor: str, alpha: float = 0.05) -> dict[str, int]:
+def score_rival(report: Report, truth: pd.DataFrame, editor: str) -> dict[str, int]:
     """The strongest rival that needs no editor: adjusted associations alone, same readers, same correction.
 
-    It cannot tell a hidden relation from a mediated one, so both count as ``found``, and apart.
+    It cannot tell a hidden relation from a mediated one, so both count as found, apart.
     """
     mine = report.edges[report.edges["editor"] == editor].merge(truth, on=["attribute", "concept"])
-    claimed = benjamini_yekutieli(mine["adjusted_p_yes"].to_numpy()) <= alpha
+    claimed = mine["rival_q"] <= report.provenance["specification"]["alpha"]
     relation = mine["relation"].where(claimed)
     return {
         "hidden_found": int((relation == "hidden").sum()),

@@ -83,7 +83,7 @@ def error_ratios(errors: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """
     found = {}
     for attribute, mine in errors.groupby("attribute", sort=False):
-        sums = mine.groupby("patient")[["edited", "nothing", "floor"]].sum().to_numpy()
+        sums = mine.groupby("patient")[["edited", "nothing", "floor"]].sum().to_numpy(dtype=float)
         picked = np.random.default_rng(seed).integers(0, len(sums), (RESAMPLES, len(sums)))
         edited, nothing, floor = np.vstack([sums.sum(0), sums[picked].sum(1)]).T
         ratios = (edited - floor) / (nothing - floor)

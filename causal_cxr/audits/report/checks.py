@@ -88,7 +88,9 @@ def editor_null(report: "Report") -> list[NullEffects]:
 
 def checks(report: "Report") -> list[Check]:
     """What to look at before a finding is believed."""
-    said = [_graph(report.falsification), *_editors(report), *_readers(report.edges), *_left_out(report)]
+    alpha = float(report.provenance["specification"]["alpha"])
+    said = [_graph(report.falsification), *_editors(report), *_rival(report.edges, alpha), *_readers(report.edges),
+            *_left_out(report)]  # fmt: skip
     return [Check("look" if look else "fine", about, answer, where) for look, about, answer, where in said]
 
 
@@ -127,6 +129,24 @@ def _editors(report: "Report") -> Iterator[Said]:
     edits = int((report.measurements["kind"] != "factual").sum())
     rejected = int(report.provenance.get("rejected", 0))
     yield rejected > REJECTED_SHARE * edits, "Edits", f"{rejected:,} of {edits:,} were rejected", "reproduce"
+
+
+def _rival(edges: pd.DataFrame, alpha: float) -> Iterator[Said]:
+    """What editors add to the adjusted association alone, which needs none and cannot tell hidden from mediated."""
+    for editor, mine in edges[~edges["declared_path"].astype(bool)].groupby("editor"):
+        claimed, revealed = mine["rival_q"] <= alpha, mine["verdict"] == "hidden"
+        about, where = f"Beside no editor at all, {editor}", "edges"
+        if claimed.any() and (claimed == revealed).all():
+            yield True, about, f"adds nothing: the adjusted association alone claims the same {claimed.sum()}", where
+        elif claimed.any():
+            counts = mine.loc[claimed, "verdict"].value_counts()
+            told = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+            yield (
+                False,
+                about,
+                f"tells apart what the adjusted association alone claims {claimed.sum()} times: {told}",
+                where,
+            )
 
 
 def _readers(edges: pd.DataFrame) -> Iterator[Said]:
