@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from causal_cxr.audits.spec import AuditSpec, SpecError
+from causal_cxr.audits.spec import AuditSpec, ModelBlock, SpecError, _model
 from causal_cxr.cli import app
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -74,3 +74,15 @@ def test_the_line_named_is_the_line_of_the_key(folder):
     line = file.read_text().splitlines().index("seed: minus") + 1
     with pytest.raises(SpecError, match=f"yaml:{line}: seed"):
         AuditSpec.from_yaml(file)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("clip", "CLIPReader"), ("probe", "ProbeReader")])
+def test_a_reader_without_a_path_is_the_shipped_one(kind, name):
+    made = _model("mine", ModelBlock(type=kind), ("clip", "probe"))
+    assert type(made).__name__ == name
+    assert made.fingerprint == type(made).from_shipped().fingerprint
+
+
+def test_an_editor_is_no_reader():
+    with pytest.raises(SpecError, match="mine: type 'scm' does not suit"):
+        _model("mine", ModelBlock(type="scm"), ("clip", "probe"))

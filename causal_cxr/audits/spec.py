@@ -51,7 +51,7 @@ class ModelBlock(_Block):
     ``type: python`` calls ``target: "module:function"`` with ``options`` as keywords; the module may lie beside the file.
     """
 
-    type: Literal["diffusion", "scm", "clip", "python"]
+    type: Literal["diffusion", "scm", "clip", "probe", "python"]
     path: Path | None = None
     target: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")
     options: dict[str, Any] = {}
@@ -137,7 +137,7 @@ class AuditSpec(_Block):
 
         graph = CausalGraph.from_dict(self.graph)
         dataset = self._dataset(graph)
-        readers: list[Reader] = [_model(name, block, ("clip",)) for name, block in self.readers.items()]
+        readers: list[Reader] = [_model(name, block, ("clip", "probe")) for name, block in self.readers.items()]
         kinds = ("diffusion", "scm")
         editors: dict[str, Editor] = {name: _model(name, block, kinds) for name, block in self.editors.items()}
         audit = Audit(
@@ -178,9 +178,10 @@ def _model(name: str, block: ModelBlock, suited: tuple[str, ...]) -> Any:
         raise SpecError(f"{name}: type {block.type!r} does not suit here; use one of {[*suited, 'python']}.")
     from causal_cxr.editors import DiffusionEditor
     from causal_cxr.editors.scm import SCMEditor
-    from causal_cxr.readers import CLIPReader
+    from causal_cxr.readers import CLIPReader, ProbeReader
 
-    model: Any = {"clip": CLIPReader, "diffusion": DiffusionEditor, "scm": SCMEditor}[block.type]
+    models: dict[str, Any] = {"clip": CLIPReader, "diffusion": DiffusionEditor, "probe": ProbeReader, "scm": SCMEditor}
+    model = models[block.type]
     return model.from_pretrained(block.path) if block.path else model.from_shipped()
 
 

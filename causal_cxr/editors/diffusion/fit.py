@@ -8,7 +8,6 @@ python -m causal_cxr.editors.diffusion.fit --world portable --base runs/diffusio
 
 import argparse
 import copy
-import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from causal_cxr.data.tokenizer import build_tokenizer
 from causal_cxr.editors.diffusion.captions import captions
 from causal_cxr.editors.diffusion.editor import HEUN_STEPS, DiffusionEditor
 from causal_cxr.editors.diffusion.flow import UNSHUFFLE, to_latent
+from causal_cxr.editors.resumable import ResumableFit, cosine
 from causal_cxr.graphs import Attribute, Continuous
 
 TEXT_WIDTH = 128
@@ -168,12 +168,13 @@ def _fit(
     latents, mine = _latents(dataset, rows), dataset.attributes.iloc[rows]
     texts = np.array([captions(mine, attributes, phrasing) for phrasing in (0, 1)])
     unet.to(device).train(), text_encoder.to(device).train()
-    recipe = hashlib.sha256(
-        f"{dataset.fingerprint}|{np.asarray(rows).tobytes()!r}|{steps}|{seed}|{batch_size}|{learning_rate}".encode()
+    fit = ResumableFit(
+        trained,
+        torch.optim.AdamW(list(trained.values()), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.99)),
+        decay=EMA,
+        folder=checkpoint,
+        recipe=(dataset.fingerprint, np.asarray(rows).tolist(), steps, seed, batch_size, learning_rate),
     )
-    for p in trained.values():
-        recipe.update(p.detach().cpu().numpy().tobytes())
-    fit = _Fit(trained, learning_rate, checkpoint, recipe.hexdigest()[:16])
     begun, losses = time.monotonic(), []
     with Progress(transient=True) as progress:
         bar = progress.add_task("fitting the diffusion editor", total=steps, completed=fit.step)
@@ -192,12 +193,13 @@ def _fit(
                 condition = text_encoder(**tokens).last_hidden_state
                 velocity = unet((1 - t) * x + t * z, 1000.0 * t[:, 0, 0, 0], encoder_hidden_states=condition).sample
             loss = torch.nn.functional.mse_loss(velocity.float(), z - x)
-            fit.descend(loss, learning_rate * _schedule(step, steps))
+            fit.descend(loss, learning_rate * cosine(step, steps, WARM_UP))
             losses.append(loss.item())
             progress.update(bar, advance=1, description=f"fitting the diffusion editor, loss {loss.item():.3f}")
             out_of_time = minutes is not None and time.monotonic() - begun > 60 * minutes
             if (step + 1) % 100 == 0 or step + 1 == steps or out_of_time:
-                fit.save(float(np.mean(losses)))
+                fit.save()
+                _log(checkpoint, fit.step, float(np.mean(losses)))
                 losses = []
             if out_of_time:
                 break
@@ -209,84 +211,10 @@ def _fit(
     )  # fmt: skip
 
 
-class _Fit:
-    """Weights under AdamW with their running average; saved whole or not at all, and found again.
-
-    Args:
-        trained: name -> weight.
-        learning_rate: to begin with.
-        folder: for the state; ``None`` keeps none.
-        recipe: fingerprint of all that the fit depends on; the state of another one is refused.
-    """
-
-    def __init__(self, trained: Mapping[str, Tensor], learning_rate: float, folder: Path | None, recipe: str) -> None:
-        from safetensors import safe_open
-        from safetensors.torch import load_file
-
-        self.trained, self.step = dict(trained), 0
-        self.optimiser = torch.optim.AdamW(
-            list(trained.values()), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.99)
-        )
-        self.average = {name: p.detach().clone() for name, p in trained.items()}
-        self.folder, self.recipe = folder, recipe
-        if folder is None or not (folder / "state.safetensors").exists():
-            return
-        with safe_open(folder / "state.safetensors", "pt") as file:
-            there = file.metadata()
-        if there != {"recipe": recipe}:
-            raise ValueError(
-                f"{folder} holds the state of another fit (other data, rows, seed, steps or starting weights); choose "
-                "another checkpoint=, or delete that folder."
-            )
-        state = load_file(folder / "state.safetensors")
-        self.step = int(state["step"])
-        for name, p in self.trained.items():
-            p.data.copy_(state[f"weight.{name}"])
-            self.average[name].copy_(state[f"average.{name}"])
-            self.optimiser.state[p] = {
-                "step": torch.tensor(float(self.step)),
-                "exp_avg": state[f"first.{name}"].to(p.device),
-                "exp_avg_sq": state[f"second.{name}"].to(p.device),
-            }
-
-    def descend(self, loss: Tensor, learning_rate: float) -> None:
-        """One step."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
-        self.optimiser.step()
-        self.step += 1
-        decay = min(EMA, self.step / (self.step + 9))
-        torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.trained.values()], 1 - decay)
-
-    def smooth(self) -> None:
-        """Put the average in the weights' place."""
-        for name, p in self.trained.items():
-            p.data.copy_(self.average[name])
-
-    def save(self, loss: float) -> None:
-        """Write the state, and a line of ``loss.jsonl``."""
-        from safetensors.torch import save_file
-
-        if self.folder is None:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        state = {"step": torch.tensor(self.step)}
-        for name, p in self.trained.items():
-            moments = self.optimiser.state[p]
-            state[f"weight.{name}"], state[f"average.{name}"] = p.detach().contiguous(), self.average[name].contiguous()
-            state[f"first.{name}"] = moments["exp_avg"].contiguous()
-            state[f"second.{name}"] = moments["exp_avg_sq"].contiguous()
-        save_file(state, self.folder / "state.partial", metadata={"recipe": self.recipe})
-        (self.folder / "state.partial").rename(self.folder / "state.safetensors")
-        with (self.folder / "loss.jsonl").open("a") as log:
-            log.write(json.dumps({"step": self.step, "loss": loss}) + "\n")
-
-
-def _schedule(step: int, steps: int) -> float:
-    return min(1.0, (step + 1) / WARM_UP) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
+def _log(folder: Path | None, step: int, loss: float) -> None:
+    if folder is not None:
+        with (folder / "loss.jsonl").open("a") as log:
+            log.write(json.dumps({"step": step, "loss": loss}) + "\n")
 
 
 def _latents(dataset: Dataset, rows: np.ndarray, batch: int = 512) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from causal_cxr.data.dataset import Dataset
+from causal_cxr.editors.resumable import ResumableFit, cosine
 from causal_cxr.editors.scm.editor import SCMEditor, conditions, n_conditions
 from causal_cxr.editors.scm.vae import ConditionalVAE
 from causal_cxr.graphs import CausalGraph
@@ -62,7 +63,6 @@ def fit_image_model(
         ValueError: fewer than two patients have all attributes.
     """
     from rich.progress import Progress
-    from safetensors.torch import load_file, save_file
 
     table = graph.coerce(dataset.attributes.iloc[rows])
     complete = table.notna().all(axis=1).to_numpy()
@@ -82,61 +82,39 @@ def fit_image_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = ConditionalVAE(n_conditions(graph), width, latent, scale)
-        average = ConditionalVAE(n_conditions(graph), width, latent, scale)
-        average.load_state_dict(model.state_dict())
-        best = {name: weight.clone() for name, weight in average.state_dict().items()}
-        optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.99))
-        first, bound, waited, begun = 0, float("inf"), 0, time.monotonic()
-        state_file = checkpoint / "state.safetensors" if checkpoint else None
-        if state_file and state_file.exists():
-            state = load_file(state_file)
-            first, waited, bound = int(state["step"]), int(state["waited"]), float(state["bound"])
-            for name, p in model.named_parameters():
-                p.data.copy_(state[f"weight.{name}"])
-                moments = {"exp_avg": state[f"first.{name}"], "exp_avg_sq": state[f"second.{name}"]}
-                optimiser.state[p] = {"step": torch.tensor(float(first)), **moments}
-            average.load_state_dict({name: state[f"average.{name}"] for name in best})
-            best = {name: state[f"best.{name}"] for name in best}
-
+        average = ConditionalVAE(n_conditions(graph), width, latent, scale).eval()
+        fit = ResumableFit(
+            dict(model.named_parameters()),
+            torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.99)),
+            decay=EMA,
+            folder=checkpoint,
+            recipe=(dataset.fingerprint, rows.tolist(), graph.fingerprint, steps, seed, batch_size, learning_rate),
+        )
+        bound, waited = float(fit.extra.get("bound", torch.inf)), int(fit.extra.get("waited", 0))
+        best = {name: fit.extra.get(f"best.{name}", weight).clone() for name, weight in fit.average.items()}
+        begun = time.monotonic()
         with Progress(transient=True) as progress:
-            task = progress.add_task("image model", total=steps, completed=first)
-            for step in range(first, steps):
+            task = progress.add_task("image model", total=steps, completed=fit.step)
+            for step in range(fit.step, steps):
                 if waited >= patience or (minutes is not None and time.monotonic() - begun > 60 * minutes):
                     break
                 # One generator a step, so that a resumed fit draws what an uninterrupted one would.
                 chosen = np.random.default_rng([seed, step]).choice(seen, min(batch_size, len(seen)), replace=False)
                 torch.manual_seed(seed * 1_000_003 + step)
-                decay = 0.5 * (1 + np.cos(np.pi * step / steps))
-                for group in optimiser.param_groups:
-                    group["lr"] = learning_rate * min(1.0, (step + 1) / WARM_UP) * max(decay, 0.02)
-                optimiser.zero_grad()
-                model.loss(images[chosen].float(), condition[chosen]).backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimiser.step()
-                with torch.no_grad():
-                    weight = min(EMA, (step + 1) / (step + 10))  # short at first: the initial weights are forgotten
-                    for mean, p in zip(average.parameters(), model.parameters(), strict=True):
-                        mean.lerp_(p, 1 - weight)
+                loss = model.loss(images[chosen].float(), condition[chosen])
+                fit.descend(loss, learning_rate * cosine(step, steps, WARM_UP))
                 progress.update(task, completed=step + 1)
                 if (step + 1) % evaluate_every and step + 1 < steps:
                     continue
+                average.load_state_dict(fit.average)
                 now = _held_out_bound(average, images[unseen].float(), condition[unseen], seed)
                 waited = 0 if now < bound else waited + 1
                 if now < bound:
-                    bound, best = now, {name: weight.clone() for name, weight in average.state_dict().items()}
+                    bound, best = now, {name: weight.clone() for name, weight in fit.average.items()}
                 progress.update(task, description=f"image model, bound {bound:.3f}")
-                if state_file and checkpoint:
-                    state = {"step": torch.tensor(step + 1), "waited": torch.tensor(waited)}
-                    state["bound"] = torch.tensor(bound, dtype=torch.float64)
-                    for name, p in model.named_parameters():
-                        moments = optimiser.state[p]
-                        state |= {f"weight.{name}": p.data, f"first.{name}": moments["exp_avg"]}
-                        state[f"second.{name}"] = moments["exp_avg_sq"]
-                    state |= {f"average.{name}": weight for name, weight in average.state_dict().items()}
-                    state |= {f"best.{name}": weight for name, weight in best.items()}
-                    checkpoint.mkdir(parents=True, exist_ok=True)
-                    save_file(state, f"{state_file}.partial")
-                    Path(f"{state_file}.partial").rename(state_file)
+                fit.extra = {"bound": torch.tensor(bound, dtype=torch.float64), "waited": torch.tensor(waited)}
+                fit.extra |= {f"best.{name}": weight for name, weight in best.items()}
+                fit.save()
         average.load_state_dict(best)
     return SCMEditor(scm, average, fitted_on=frozenset(distinct), renderer_version=renderer_version)
 

@@ -31,15 +31,6 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 EXACT = {"atol": 2e-5, "rtol": 0.0}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Layers this small are slower on many threads, most of all where other work is running."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(autouse=True)
 def in_float32(monkeypatch):
     """On every machine, so that tolerances can be those of float32."""

@@ -17,6 +17,7 @@ from causal_cxr.editors.diffusion import DiffusionEditor, captions
 from causal_cxr.editors.diffusion import editor as editor_module
 from causal_cxr.editors.diffusion import fit as module
 from causal_cxr.editors.diffusion.fit import TEXT_LENGTH, build, fit_adapter, fit_diffusion
+from causal_cxr.editors.resumable import ResumableFit
 from causal_cxr.graphs import Binary
 
 ATTRIBUTES = {attribute.name: attribute for attribute in LABELLED}
@@ -27,15 +28,6 @@ STEPS = 5
 
 class PowerCutError(Exception):
     pass
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Layers this small are slower on many threads; and a fit is only the same for the same number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +66,14 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def cut_power_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    descend, left = module._Fit.descend, iter(range(steps))
+    descend, left = ResumableFit.descend, iter(range(steps))
 
     def descend_once_more(self, loss, learning_rate):
         if next(left, None) is None:
             raise PowerCutError
         descend(self, loss, learning_rate)
 
-    monkeypatch.setattr(module._Fit, "descend", descend_once_more)
+    monkeypatch.setattr(ResumableFit, "descend", descend_once_more)
 
 
 def bend(stored: Path, dataset: Phantom, **options) -> DiffusionEditor:
