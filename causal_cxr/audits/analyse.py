@@ -346,14 +346,16 @@ def _cell(
     follow = quality.follows[
         (quality.follows["concept"] == concept.name) & (quality.follows["attribute"] == contrast.attribute)
     ]
-    follows = False
+    follows = inseparable = False
     if readable and len(follow):
         low, high = float(follow["low"].iloc[0]) / slope, float(follow["high"].iloc[0]) / slope
-        follows = low > FOLLOW_SHARE * delta or high < -FOLLOW_SHARE * delta
+        inseparable = bool(np.isnan(low))
+        follows = low > FOLLOW_SHARE * delta or high < -FOLLOW_SHARE * delta or inseparable
     up, down = effects["up"], effects["down"]
     opposed = up.n and down.n and up.value * down.value < 0 and max(up.p_yes(delta), down.p_yes(delta)) <= alpha
     row["gate"] = (
         "no reading of this concept is known to work" if not readable
+        else "too few labelled images to tell the reader from one of " + contrast.attribute if inseparable
         else "reader follows " + contrast.attribute if follows
         else "editor not effective on " + contrast.attribute
         if effective is False and contrast.attribute in graph.image_parents

@@ -14,7 +14,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from causal_cxr.data.dataset import Dataset
-from causal_cxr.graphs import CausalGraph
+from causal_cxr.graphs import CausalGraph, Continuous
 from causal_cxr.readers.concepts import Concept, concept_from_dict
 from causal_cxr.readers.features import Features, OrientedGradients, Pixels
 from causal_cxr.readers.quality import ReaderQuality, assess
@@ -22,6 +22,7 @@ from causal_cxr.readers.quality import ReaderQuality, assess
 PROBE, ENCODER = "reader.json", "encoder"
 RULES = {rule.kind: rule for rule in (Pixels, OrientedGradients)}  #: features that settings describe whole
 BATCH = 512
+MOST_WEIGHT = 10.0  #: of an image in a balanced fit
 INNER = 3  #: folds within a fold, for its calibration
 
 
@@ -85,7 +86,8 @@ class ProbeReader:
             rows: ``(n,)`` labelled rows.
             truth: ``(n, k)`` 1 / 0 / NaN unknown.
             concepts: the ``k`` columns.
-            graph: judge the reader within levels of its labelled attributes; ``None`` = quality stays unknown.
+            graph: its labelled attributes are balanced in the fit, so that a head does not read them in the concept's
+                place, and the reader is judged within their levels; ``None`` = neither, and quality stays unknown.
             shifts: of continuous attributes, as in the audit's contrasts.
             features, name: see the class.
             components: principal components kept, at most what the data allow.
@@ -113,13 +115,17 @@ class ProbeReader:
                      features=features, name=name)  # fmt: skip
         parts = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
         X = np.concatenate([reader.features.features(dataset.images(part)).numpy() for part in parts])
-        heads = [_affine_heads(X[fold != f], truth[fold != f], patients[fold != f], components, inverse_penalty, seed)
-                 for f in range(n_folds)]  # fmt: skip
+        table = dataset.attributes.iloc[rows].reset_index(drop=True)
+        others = [np.empty((len(rows), 0)) if graph is None else _numbers(graph, table, c.attribute) for c in concepts]
+        heads = [
+            _affine_heads(X[fold != f], truth[fold != f], [o[fold != f] for o in others], patients[fold != f], components,
+                          inverse_penalty, seed)
+            for f in range(n_folds)
+        ]  # fmt: skip
         weights, bias = (np.stack(parts) for parts in zip(*heads, strict=True))
         out_of_fold = expit(np.einsum("nd,ndk->nk", X, weights[fold]) + bias[fold])
         quality = None
         if graph is not None:
-            table = dataset.attributes.iloc[rows].reset_index(drop=True)
             quality = assess(out_of_fold, truth, table, pd.Series(patients), graph, concepts, shifts=shifts)
         return cls(concepts, weights, bias, folds, features=features, name=name, quality=quality)
 
@@ -210,10 +216,45 @@ class ProbeReader:
         return cls.from_pretrained(shipped(name))
 
 
+def _balancing_weights(present: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """``(n,)`` stabilised weights ``P(U) / P(U | A)``, truncated: so weighted, the labels hang on no labelled attribute.
+
+    A head that is fitted with them gains nothing by reading A in U's place (Robins, Hernán & Brumback 2000).
+
+    Args:
+        present: ``(n,)`` 0/1 labels.
+        others: ``(n, p)`` the labelled attributes as numbers; without columns all weights are 1.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    if not others.shape[1]:
+        return np.ones(len(present))
+    chance = LogisticRegression(C=1.0, max_iter=1000).fit(others, present).predict_proba(others)[:, 1]
+    overall = present.mean()
+    weights = np.where(present == 1, overall / chance, (1 - overall) / (1 - chance))
+    return np.minimum(weights, MOST_WEIGHT)
+
+
+def _numbers(graph: CausalGraph, table: pd.DataFrame, without: str | None) -> np.ndarray:
+    """``(n, p)`` the labelled attributes but one: standardised numbers and indicators of levels; missing ones are 0."""
+    columns = []
+    for name in graph.labelled:
+        attribute = graph.attributes[name]
+        codes = attribute.encode(table[name])
+        if name == without:
+            continue
+        if isinstance(attribute, Continuous):
+            columns.append(np.nan_to_num((codes - np.nanmean(codes)) / (np.nanstd(codes) or 1.0)))
+        else:
+            columns += [(codes == level).astype(float) for level in range(1, len(attribute.levels))]
+    return np.column_stack(columns) if columns else np.empty((len(table), 0))
+
+
 def _affine_heads(
-    X: np.ndarray, truth: np.ndarray, patients: np.ndarray, components: int, inverse_penalty: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """``(d, k)`` and ``(k,)``: whitened PCA, class-weighted logistic head and Platt step, multiplied out."""
+    X: np.ndarray, truth: np.ndarray, others: Sequence[np.ndarray], patients: np.ndarray, components: int,
+    inverse_penalty: float, seed: int,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """``(d, k)`` and ``(k,)``: whitened PCA, weighted logistic head and Platt step, multiplied out."""
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -225,11 +266,12 @@ def _affine_heads(
     for j in range(truth.shape[1]):
         known = ~np.isnan(truth[:, j])
         y = truth[known, j].astype(int)
+        balance = _balancing_weights(y, others[j][known])
         head = LogisticRegression(C=inverse_penalty, class_weight="balanced", max_iter=1000)
         margins: Any = cross_val_predict(head, Z[known], y, groups=patients[known], cv=GroupKFold(INNER),
-                                         method="decision_function")  # fmt: skip
-        platt = LogisticRegression(C=1e4).fit(margins[:, None], y)
-        head.fit(Z[known], y)
+                                         method="decision_function", params={"sample_weight": balance})  # fmt: skip
+        platt = LogisticRegression(C=1e4).fit(margins[:, None], y, sample_weight=balance)
+        head.fit(Z[known], y, sample_weight=balance)
         scale, offset = platt.coef_[0, 0], platt.intercept_[0]
         weights[:, j] = unwhiten @ head.coef_[0] * scale
         bias[j] = head.intercept_[0] * scale + offset - pca.mean_ @ weights[:, j]

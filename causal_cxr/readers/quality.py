@@ -23,8 +23,9 @@ class ReaderQuality:
         concepts: index concept; AUROC, slope ``J = E[score | present] - E[score | absent]``, calibration error
             (10 equal-count bins), with patient-clustered 95% intervals, and counts.
         within: concept, attribute, level: AUROC within that level, beside the AUROC of the attribute's own column.
-        follows: concept, attribute, shift with interval: ``E[score | U, a1] - E[score | U, a0]`` averaged over U; a
-            reader that follows the attribute itself has a shift away from 0.
+        follows: concept, attribute, shift with interval: ``E[score | U, a1] - E[score | U, a0]`` averaged over those
+            values of U that enough images have at both ends; a reader that follows the attribute itself has a shift
+            away from 0. NaN where neither value of U has: then the two cannot be told apart.
     """
 
     concepts: pd.DataFrame
@@ -178,9 +179,17 @@ def _follows(
         assert not isinstance(attribute, Continuous)
         level, reference = (attribute.levels.index(attribute.check(v)) for v in (contrast.level, contrast.reference))
         x, keep = (codes == level).astype(float), (codes == level) | (codes == reference)
-    cells = [((u == v) & keep & side).sum() for v in (0, 1) for side in (x > np.median(x[keep]) if contrast.kind == "shift" else x == 1,
-             x <= np.median(x[keep]) if contrast.kind == "shift" else x == 0)] if keep.any() else [0]  # fmt: skip
-    if min(cells) < MIN_CELL:
+    if not keep.any():
         return [concept, contrast.attribute, *[np.nan] * 4]
-    shift, se = _clustered_slope(x[keep], s[keep], g[keep], u[keep])
+    ahead = x > np.median(x[keep]) if contrast.kind == "shift" else x == 1
+    # Where the concept goes with the attribute, one of its two strata may have hardly any image on one side.
+    usable = np.zeros(len(s), dtype=bool)
+    for value in (0, 1):
+        stratum = (u == value) & keep
+        if min((stratum & ahead).sum(), (stratum & ~ahead).sum()) >= MIN_CELL:
+            usable |= stratum
+    if not usable.any():
+        return [concept, contrast.attribute, *[np.nan] * 4]
+    strata = [u[usable]] if len(np.unique(u[usable])) > 1 else []
+    shift, se = _clustered_slope(x[usable], s[usable], g[usable], *strata)
     return [concept, contrast.attribute, shift, se, shift - 1.96 * se, shift + 1.96 * se]

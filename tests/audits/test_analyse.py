@@ -502,3 +502,13 @@ def test_where_the_table_contradicts_the_graph_nothing_is_decided(world: World) 
     assert edge.verdict == "undecided"
     assert edge.reason == "graph falsified: disease and view are not independent given age"
     assert analysis.falsification["rejected"].any()
+
+
+def test_a_reader_that_cannot_be_told_from_one_of_the_attribute_is_refused(world: World) -> None:
+    unknown = pd.DataFrame(
+        [["of_view", "view", np.nan, np.nan, np.nan, np.nan]],
+        columns=["concept", "attribute", "shift", "se", "low", "high"],
+    )
+    edge = cell(run(world, world.measure(FLIP), quality=replace(known(), follows=unknown)), "view", "of_view")
+    assert edge.verdict == "undecided"
+    assert edge.reason == "too few labelled images to tell the reader from one of view"

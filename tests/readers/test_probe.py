@@ -5,6 +5,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from causal_cxr.data.phantom import Phantom
+from causal_cxr.graphs import Binary, CausalGraph
 from causal_cxr.readers import Concept, Pixels, ProbeReader, Reader, load_concepts
 
 CONCEPTS = load_concepts(["control_bar", "female"])
@@ -91,3 +92,39 @@ def test_the_shipped_probe_reads_new_phantoms_and_shares_no_patient_with_the_shi
         slope = scores[truth == 1, j].mean() - scores[truth == 0, j].mean()
         assert slope == pytest.approx(said.slope, abs=0.1), concept.name
     assert all(patient.startswith("independent-8101-") for patient in shipped.folds)
+
+
+def test_a_balanced_fit_does_not_read_the_view_in_the_concepts_place():
+    """The concept shows faintly, the view plainly, and they go together: only the graph can tell the fit which is which."""
+    rng = np.random.default_rng(0)
+    n = 3000
+    view = rng.uniform(size=n) < 0.5
+    leads = rng.uniform(size=n) < np.where(view, 0.8, 0.2)
+    signal = np.stack([0.5 * leads + rng.normal(0, 0.6, n), 2.0 * view + rng.normal(0, 0.3, n)], axis=1)
+
+    class Data:
+        attributes = pd.DataFrame({"view": pd.Categorical(np.where(view, "AP", "PA"), ["PA", "AP"])})
+        patients = pd.Series(np.arange(n).astype(str))
+
+        def images(self, rows):
+            return torch.as_tensor(signal[rows]).float().view(-1, 1, 1, 2)
+
+    class Both:
+        fingerprint, fitted_on = "both", frozenset()
+
+        def features(self, images):
+            return images.flatten(1)
+
+    graph = CausalGraph([Binary("view", levels=("PA", "AP"))])
+    concept = Concept("leads", ("leads",), ("no leads",))
+    data, rows, truth = Data(), np.arange(n), leads[:, None].astype(float)
+    shifts = []
+    for known in (graph, None):
+        probe = ProbeReader.fit(
+            data, rows, truth, [concept], graph=known, features=Both(), n_folds=2, inverse_penalty=10
+        )
+        scores = probe.read(data.images(rows), data.patients.tolist())[:, 0].numpy()
+        shifts.append(
+            np.mean([scores[view & (leads == u)].mean() - scores[~view & (leads == u)].mean() for u in (0, 1)])
+        )
+    assert abs(shifts[0]) < 0.03 < 0.3 < shifts[1]

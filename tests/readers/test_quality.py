@@ -61,6 +61,26 @@ def test_perfectly_calibrated_scores_have_a_small_calibration_error_and_overconf
     assert ece[1] == pytest.approx(0.25, abs=0.02)  # E|round(p) - p|
 
 
+def test_where_the_concept_hardly_comes_without_the_view_the_others_tell_whether_the_reader_follows():
+    for follow in (0.0, 0.1):
+        scores, truth, table, patients = sample(follow=follow)
+        gone = (truth[:, 0] == 1) & (table["view"] == "PA").to_numpy()  # leads in PA views: none
+        keep = ~gone
+        quality = assess(scores[keep], truth[keep], table[keep], patients[keep], GRAPH, [CONCEPT], resamples=2)
+        row = quality.follows.set_index("attribute").loc["view"]
+        assert row.low < follow < row.high
+        assert (row.low > 0) == (follow > 0)
+
+
+def test_a_concept_that_is_the_view_cannot_be_told_from_it():
+    scores, truth, table, patients = sample()
+    keep = (truth[:, 0] == 1) == (table["view"] == "AP").to_numpy()
+    quality = assess(scores[keep], truth[keep], table[keep], patients[keep], GRAPH, [CONCEPT], resamples=2)
+    follows = quality.follows.set_index("attribute")
+    assert np.isnan(follows.loc["view", "shift"])
+    assert not np.isnan(follows.loc["age", "shift"])
+
+
 def test_a_reader_that_follows_the_view_is_found_out_and_one_that_does_not_is_not():
     for follow in (0.0, 0.1):
         scores, truth, table, patients = sample(follow=follow)
