@@ -22,6 +22,7 @@ from causal_cxr.readers.quality import ReaderQuality, assess
 PROBE, ENCODER = "reader.json", "encoder"
 RULES = {rule.kind: rule for rule in (Pixels, OrientedGradients)}  #: features that settings describe whole
 BATCH = 512
+IMAGES_A_COMPONENT = 4  #: at least
 MOST_WEIGHT = 10.0  #: of an image in a balanced fit
 INNER = 3  #: folds within a fold, for its calibration
 
@@ -90,7 +91,7 @@ class ProbeReader:
                 place, and the reader is judged within their levels; ``None`` = neither, and quality stays unknown.
             shifts: of continuous attributes, as in the audit's contrasts.
             features, name: see the class.
-            components: principal components kept, at most what the data allow.
+            components: principal components kept, at most one for every four images.
             inverse_penalty: scikit-learn's ``C`` of the class-weighted logistic heads.
             seed: deals patients to folds.
 
@@ -235,6 +236,12 @@ def _balancing_weights(present: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.minimum(weights, MOST_WEIGHT)
 
 
+def _logit(present: np.ndarray, weights: np.ndarray) -> float:
+    """Log odds of the weighted prevalence."""
+    share = float(np.average(present, weights=weights))
+    return float(np.log(share / (1 - share)))
+
+
 def _numbers(graph: CausalGraph, table: pd.DataFrame, without: str | None) -> np.ndarray:
     """``(n, p)`` the labelled attributes but one: standardised numbers and indicators of levels; missing ones are 0."""
     columns = []
@@ -259,7 +266,9 @@ def _affine_heads(
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold, cross_val_predict
 
-    pca = PCA(min(components, X.shape[1], len(X) - 1), whiten=True, random_state=seed).fit(X)
+    # Whitened to as many components as images, all images lie equally far apart and nothing is left to read.
+    kept = max(1, min(components, X.shape[1], len(X) // IMAGES_A_COMPONENT))
+    pca = PCA(kept, whiten=True, random_state=seed).fit(X)
     unwhiten = pca.components_.T / np.sqrt(np.maximum(pca.explained_variance_, 1e-12))
     Z = (X - pca.mean_) @ unwhiten
     weights, bias = np.empty((X.shape[1], truth.shape[1])), np.empty(truth.shape[1])
@@ -272,7 +281,8 @@ def _affine_heads(
                                          method="decision_function", params={"sample_weight": balance})  # fmt: skip
         platt = LogisticRegression(C=1e4).fit(margins[:, None], y, sample_weight=balance)
         head.fit(Z[known], y, sample_weight=balance)
-        scale, offset = platt.coef_[0, 0], platt.intercept_[0]
+        # A head that is wrong more often than not on images it has not seen reads nothing; it is not turned round.
+        scale, offset = (platt.coef_[0, 0], platt.intercept_[0]) if platt.coef_[0, 0] > 0 else (0.0, _logit(y, balance))
         weights[:, j] = unwhiten @ head.coef_[0] * scale
         bias[j] = head.intercept_[0] * scale + offset - pca.mean_ @ weights[:, j]
     return weights, bias
