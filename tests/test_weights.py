@@ -106,3 +106,18 @@ def test_a_folder_that_is_not_finished_is_not_opened(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "__file__", str(tmp_path / "__init__.py"))
     with pytest.raises(FileNotFoundError, match="No weights 'half-done'"):
         shipped("half-done")
+
+
+@pytest.mark.parametrize(
+    ("kind", "patient"),
+    [
+        (DiffusionEditor, "independent-7001-000000"),  # of the base
+        (DiffusionEditor, "portable-7002-000000"),  # of the adapter
+        (SCMEditor, "portable-7101-000000"),
+        (CLIPReader, "independent-8002-000000"),  # of the calibration
+    ],
+)
+def test_phantoms_that_a_shipped_model_has_seen_are_known_by_name(kind, patient):
+    model = kind.from_shipped()
+    assert patient in model.fitted_on
+    assert not model.fitted_on & set(Phantom(50, "portable", seed=0).patients)

@@ -81,9 +81,10 @@ def analyse(
         best, with the three estimates (editor, adjusted, marginal; direct where labelled mediators exist), their calls,
         the verdict, its q and a sentence. ``gained`` and ``lost``: share of images in which the concept appears, of
         those without it, and disappears, of those with it, when the attribute goes from a0 to a1 (a score of 0.5 is
-        the border). ``rival_q``: q of "the adjusted association is there", which needs no editor. ``agreement``: what the other readers that read it well enough say. ``second_readings``: the
-        estimates and calls of the readers that were not chosen. ``falsification``: the graph's implied independences
-        among labelled attributes, tested (:func:`causal_cxr.audits.falsification.independence_tests`).
+        the border). ``rival_q``: q of "the adjusted association is there", which needs no editor. ``agreement``: what
+        the other readers that read it well enough say. ``second_readings``: the estimates and calls of the readers
+        that were not chosen. ``falsification``: the graph's implied independences among labelled attributes, tested
+        (:func:`causal_cxr.audits.falsification.independence_tests`).
 
     Raises:
         ValueError: no concept is a candidate hidden attribute.
@@ -412,12 +413,9 @@ def _crossings(frame: pd.DataFrame | None, column: str) -> tuple[float, float]:
     """Shares gained (of images without the concept at a0) and lost (of those with it); NaN without such images."""
     if frame is None:
         return np.nan, np.nan
-    null, edited = (
-        frame[f"{column}@null"].to_numpy(),
-        frame[f"{column}@null"].to_numpy() + (frame[column].to_numpy() * frame["orientation"].to_numpy()),
-    )
-    ahead = frame["orientation"].to_numpy() == 1
-    before, after = (np.where(ahead, null, edited) >= PRESENT, np.where(ahead, edited, null) >= PRESENT)
+    null, sign = frame[f"{column}@null"].to_numpy(), frame["orientation"].to_numpy()
+    edited = null + sign * frame[column].to_numpy()
+    before, after = (np.where(sign == s, null, edited) >= PRESENT for s in (1, -1))
     gained = float(after[~before].mean()) if (~before).any() else np.nan
     return gained, float((~after)[before].mean()) if before.any() else np.nan
 

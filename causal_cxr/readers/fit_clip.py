@@ -143,7 +143,7 @@ def main() -> None:
     quality = assess(
         scores, truth(judge), judge.attributes, judge.patients, judge.graph, concepts, shifts={"age": 20.0}
     )
-    fitted = frozenset({f"phantom:independent:seed={args.seed + i}" for i in range(2)})
+    fitted = frozenset(fit.patients) | frozenset(calibrate.patients)
     CLIPReader(model, tokenizer, concepts, calibration=calibration, fitted_on=fitted, quality=quality,
                renderer_version=VERSION).save(args.out)  # fmt: skip
     table = quality.concepts[["auroc", "auroc_low", "slope", "slope_low", "ece"]].round(3)

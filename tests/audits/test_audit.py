@@ -151,3 +151,17 @@ def test_a_name_that_cannot_be_a_folder_is_refused(name, tmp_path):
     with pytest.raises(ValueError, match="Editors cannot be called"):
         Audit(GRAPH, [CornerReader()]).run({name: CornerEditor()}, CornerDataset(50), out=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_models_that_can_be_moved_are_and_others_are_left_alone():
+    class OnDevice(CornerEditor):
+        where = "cpu"
+
+        def to(self, device):
+            self.where = device
+
+    moved, still = OnDevice(), OnDevice()
+    audit = Audit(GRAPH, [CornerReader()], n_edited=20)
+    audit.run({"moved": moved, "fixed": CornerEditor()}, CornerDataset(60), device="meta")
+    audit.run(still, CornerDataset(60))
+    assert (moved.where, still.where) == ("meta", "cpu")

@@ -166,7 +166,7 @@ def _leaks(leak: pd.DataFrame) -> dict[str, Any]:
     columns = sorted(
         set(zip(leak["target"], leak["concept"], strict=True)), key=lambda c: (order.get(c[0], len(order)), c)
     )
-    effect = leak.groupby(["contrast", "target", "concept"])["effect"].mean().to_dict()
+    effect = leak.set_index(["contrast", "target", "concept"])["effect"].to_dict()
 
     def cell(contrast: str, column: tuple[str, str]) -> tuple[float, int, bool]:
         value = effect.get((contrast, *column), float("nan"))

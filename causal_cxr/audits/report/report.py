@@ -139,14 +139,14 @@ class Report:
 
     def _save_measurements(self, folder: Path) -> None:
         """Keep what :func:`causal_cxr.audits.measure.measure` has written there, else write one shard an editor."""
-        from causal_cxr.audits.measure import load_measurements
+        from causal_cxr.audits.measure import FACTUAL, load_measurements
 
         if list(folder.glob("*/shard-*.parquet")):
             if not load_measurements(folder).equals(self.measurements):
                 raise ValueError(f"{folder} holds the measurements of another audit; save this report elsewhere.")
             return
         for kind, frame in self.measurements.groupby("editor", sort=False):
-            _whole(folder / (str(kind) or "factual") / "shard-00000.parquet", _parquet(frame))
+            _whole(folder / (str(kind) or FACTUAL) / "shard-00000.parquet", _parquet(frame))
 
     def to_html(self) -> str:
         """One self-contained page; every name from the data is escaped."""

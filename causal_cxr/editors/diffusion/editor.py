@@ -28,7 +28,7 @@ class DiffusionEditor:
     A diffusers ``UNet2DConditionModel`` predicts the velocity of a rectified flow; a transformers ``CLIPTextModel``
     reads the caption. Inversion (Heun, ``steps`` steps) is deterministic and is shared by all interventions of an image.
 
-    Computes in bfloat16 where the CPU has it (twice as fast) and on GPUs, in float32 elsewhere.
+    Computes in bfloat16 on GPUs and on CPUs that have units for it, in float32 elsewhere.
 
     Args:
         unet: velocity network on ``pixel_unshuffle(4)`` images.

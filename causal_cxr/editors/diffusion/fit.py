@@ -2,8 +2,8 @@
 
 The base, on phantoms with independent attributes, then a world's adapter on the base:
 
-python -m causal_cxr.editors.diffusion.fit --world independent --steps 5000 --out runs/diffusion-base
-python -m causal_cxr.editors.diffusion.fit --world portable --base runs/diffusion-base --steps 1200 --out runs/adapter
+python -m causal_cxr.editors.diffusion.fit --world independent --out runs/diffusion-base
+python -m causal_cxr.editors.diffusion.fit --world portable --base runs/diffusion-base --images 20000 --steps 1500 --seed 7002 --out runs/adapter
 """
 
 import argparse
@@ -248,13 +248,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     phantom, rows = Phantom(args.images, args.world, seed=args.seed), np.arange(args.images)
-    patients, checkpoint = frozenset({f"phantom:{args.world}:seed={args.seed}"}), args.out / "checkpoint"
+    checkpoint = args.out / "checkpoint"
     if args.base is None:
         editor = fit_diffusion(
             phantom, rows, {a.name: a for a in LABELLED}, steps=args.steps, seed=args.seed, renderer_version=VERSION,
             checkpoint=checkpoint, device=args.device,
         )  # fmt: skip
-        editor.fitted_on = patients
         editor.save(args.out)
         title, model = "Diffusion editor of the phantoms: the base", (
             "diffusers UNet2DConditionModel on pixel_unshuffle(4) images, rectified flow; CLIP text encoder (2 layers, own\n"
@@ -265,7 +264,7 @@ def main() -> None:
         editor = fit_adapter(
             phantom, rows, base, steps=args.steps, seed=args.seed, checkpoint=checkpoint, device=args.device
         )
-        editor.save_adapter(args.out, base=base.fingerprint, fitted_on=patients)
+        editor.save_adapter(args.out, base=base.fingerprint, fitted_on=frozenset(phantom.patients))
         title = f"Adapter of the phantom world `{args.world}` for the diffusion editor's base"
         model = f"LoRA of rank 8 on the UNet of `diffusion-base` (fingerprint {base.fingerprint})"
     last = json.loads((checkpoint / "loss.jsonl").read_text().splitlines()[-1])

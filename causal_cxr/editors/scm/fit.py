@@ -88,7 +88,16 @@ def fit_image_model(
             torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.99)),
             decay=EMA,
             folder=checkpoint,
-            recipe=(dataset.fingerprint, rows.tolist(), graph.fingerprint, steps, seed, batch_size, learning_rate),
+            recipe=(
+                dataset.fingerprint,
+                rows.tolist(),
+                graph.fingerprint,
+                steps,
+                seed,
+                batch_size,
+                learning_rate,
+                scale,
+            ),
         )
         bound, waited = float(fit.extra.get("bound", torch.inf)), int(fit.extra.get("waited", 0))
         best = {name: fit.extra.get(f"best.{name}", weight).clone() for name, weight in fit.average.items()}
@@ -147,7 +156,6 @@ def main() -> None:
         checkpoint=given.out / "checkpoint", minutes=given.minutes,
         latent=given.latent, scale=given.scale,
     )  # fmt: skip
-    editor.fitted_on = frozenset({f"phantom:{given.world}:seed={given.seed}"})
     editor.save(given.out)
     print(json.dumps({"seconds": round(time.monotonic() - begun), "fingerprint": editor.fingerprint}))
 
