@@ -46,12 +46,12 @@ class Analysis:
 
 @dataclass(frozen=True)
 class _Observed:
-    """Estimates from unedited images for one contrast: by column name, side -> effect; or why there is none."""
+    """Estimates from unedited images for one contrast and one column of scores; or why there is none."""
 
     adjustment: frozenset[str] | None
     overlap: bool
-    adjusted: Mapping[str, Effect]
-    marginal: Mapping[str, Effect]
+    adjusted: Effect
+    marginal: Effect
 
 
 def analyse(
@@ -64,6 +64,7 @@ def analyse(
     *,
     alpha: float = 0.05,
     smallest_effect: float = 0.10,
+    labelled_outcomes: bool = False,
 ) -> Analysis:
     """Effects, gates, tests, verdicts.
 
@@ -75,9 +76,12 @@ def analyse(
         concepts, quality: by reader name.
         alpha: of every test, and of the false-discovery rate of each verdict kind.
         smallest_effect: delta, a risk difference.
+        labelled_outcomes: whether what an attribute does to the other labelled attributes is asked too, as the images
+            show them (by the concepts that read them); it widens the families that the error control is over.
 
     Returns:
-        ``edges``: one row an editor x contrast x concept outside the graph, read by the reader that reads the concept
+        ``edges``: one row an editor x contrast x concept outside the graph (with ``labelled_outcomes``: or reading another
+        labelled attribute), read by the reader that reads the concept
         best, with the three estimates (editor, adjusted, marginal; direct where labelled mediators exist), their calls,
         the verdict, its q and a sentence. ``gained`` and ``lost``: share of images in which the concept appears, of
         those without it, and disappears, of those with it, when the attribute goes from a0 to a1 (a score of 0.5 is
@@ -92,10 +96,13 @@ def analyse(
     if not any(concept.attribute is None for group in concepts.values() for concept in group):
         raise ValueError("No concept is a candidate hidden attribute; give a reader at least one without attribute=...")
     factual = measurements[(measurements["kind"] == "factual") & measurements["accepted"]].set_index("row").sort_index()
-    columns = [f"{reader}/{concept.name}" for reader, group in concepts.items() for concept in group]
+    outcomes = {
+        f"{reader}/{concept.name}": concept.attribute for reader, group in concepts.items() for concept in group
+    }
+    columns = list(outcomes)
     table = graph.coerce(attributes)
     edited = np.sort(measurements.loc[measurements["kind"] == "null", "row"].unique())
-    observed = {c.name: _observe(graph, table, factual, columns, c, edited) for c in contrasts}
+    observed = {c.name: _observe(graph, table, factual, outcomes, c, edited) for c in contrasts}
     falsification = independence_tests(graph, table.loc[factual.index], factual["patient"].to_numpy(), alpha=alpha)
 
     rows, effectiveness, leak = [], [], []
@@ -110,9 +117,10 @@ def analyse(
             leak += _leak(editor, contrast, concepts, quality, paired["total"])
             for reader, group in concepts.items():
                 for concept in group:
-                    if concept.attribute is None:
-                        rows.append(_cell(editor, contrast, reader, concept, quality[reader], paired, seen, factual,
-                                          effective, graph, alpha, smallest_effect))  # fmt: skip
+                    if concept.attribute is None or (labelled_outcomes and concept.attribute != contrast.attribute):
+                        rows.append(_cell(editor, contrast, reader, concept, quality[reader], paired,
+                                          seen[f"{reader}/{concept.name}"], factual, effective, graph, alpha,
+                                          smallest_effect))  # fmt: skip
     cells = pd.DataFrame(rows)
     chosen = _best_reader(cells)
     others = cells[~chosen]
@@ -156,13 +164,43 @@ def _observe(
     graph: CausalGraph,
     table: pd.DataFrame,
     factual: pd.DataFrame,
-    columns: list[str],
+    outcomes: Mapping[str, str | None],
     contrast: Contrast,
     edited: np.ndarray,
-) -> _Observed:
-    """Adjusted and marginal effects in unedited images, standardised to the edited ones."""
+) -> dict[str, _Observed]:
+    """Adjusted and marginal effects in unedited images, standardised to the edited ones, by column.
+
+    Args:
+        outcomes: column of scores -> the labelled attribute that it reads; ``None``: what the graph does not have.
+    """
+    by_set: dict[frozenset[str] | None, list[str]] = {}
+    for column, outcome in outcomes.items():
+        own = (
+            outcome == contrast.attribute
+        )  # its own reader tells how far real images differ; there is nothing to adjust
+        adjustment = graph.adjustment_set(contrast.attribute, None if own else outcome)
+        by_set.setdefault(adjustment, []).append(column)
+    found: dict[str, _Observed] = {}
+    for adjustment, columns in by_set.items():
+        known = adjustment or frozenset()  # both sides of the same images
+        marginal, _ = _standardised(graph, table, factual, columns, contrast, edited, known, frozenset())
+        adjusted, overlap = (
+            (dict.fromkeys(columns, NOTHING), False) if adjustment is None
+            else _standardised(graph, table, factual, columns, contrast, edited, known, adjustment)
+        )  # fmt: skip
+        found |= {c: _Observed(adjustment, overlap, adjusted[c], marginal[c]) for c in columns}
+    return found
+
+
+def _standardised(
+    graph: CausalGraph, table: pd.DataFrame, factual: pd.DataFrame, columns: list[str], contrast: Contrast,
+    edited: np.ndarray, complete: frozenset[str], adjustment: frozenset[str],
+) -> tuple[Mapping[str, Effect], bool]:  # fmt: skip
+    """Effect on each column by g-computation over ``adjustment``, and whether the overlap allows one.
+
+    Images that miss one of ``complete`` are left out.
+    """
     attribute = graph.attributes[contrast.attribute]
-    adjustment = graph.adjustment_set(contrast.attribute)
     known = table.loc[factual.index]
     codes = attribute.encode(known[contrast.attribute])
     continuous = isinstance(attribute, Continuous)
@@ -175,37 +213,29 @@ def _observe(
         level, reference = (attribute.levels.index(attribute.check(v)) for v in (contrast.level, contrast.reference))
         treatment = (codes == level).astype(float)
         keep = (codes == level) | (codes == reference)
-    for name in adjustment or ():
+    for name in complete:
         keep &= known[name].notna().to_numpy()
     scores, patients = factual.loc[keep, columns].to_numpy(dtype=float), factual.loc[keep, "patient"].to_numpy()
     treatment, known = treatment[keep], known[keep]
     standard = known.index.isin(edited)
     if not standard.any() or len(np.unique(treatment)) < 2:
-        nothing = dict.fromkeys(columns, NOTHING)
-        return _Observed(adjustment, False, nothing, nothing)
-
-    def estimate(names: frozenset[str]) -> Mapping[str, Effect]:
-        covariates: dict[str, np.ndarray] = {}
-        for name in sorted(names):
-            covariates |= covariate_columns(known[name], graph.attributes[name].encode(known[name]))
-        design = design_matrix(treatment, covariates, continuous)
-        at = {name: column[standard] for name, column in covariates.items()}
-        if continuous:
-            high, low = _shifted(treatment)
-            low, high = low[standard], high[standard]
-        else:
-            low, high = np.zeros(int(standard.sum())), np.ones(int(standard.sum()))
-        effects = g_computation(
-            scores, patients, design, design_matrix(low, at, continuous), design_matrix(high, at, continuous)
-        )
-        return dict(zip(columns, effects, strict=True))
-
-    marginal = estimate(frozenset())
-    if adjustment is None:
-        return _Observed(None, False, dict.fromkeys(columns, NOTHING), marginal)
-    overlap = _overlaps(graph, known, treatment, adjustment, standard, continuous)
-    adjusted = estimate(adjustment) if overlap else dict.fromkeys(columns, NOTHING)
-    return _Observed(adjustment, overlap, adjusted, marginal)
+        return dict.fromkeys(columns, NOTHING), False
+    if not _overlaps(graph, known, treatment, adjustment, standard, continuous):
+        return dict.fromkeys(columns, NOTHING), False
+    covariates: dict[str, np.ndarray] = {}
+    for name in sorted(adjustment):
+        covariates |= covariate_columns(known[name], graph.attributes[name].encode(known[name]))
+    design = design_matrix(treatment, covariates, continuous)
+    at = {name: column[standard] for name, column in covariates.items()}
+    if continuous:
+        high, low = _shifted(treatment)
+        low, high = low[standard], high[standard]
+    else:
+        low, high = np.zeros(int(standard.sum())), np.ones(int(standard.sum()))
+    effects = g_computation(
+        scores, patients, design, design_matrix(low, at, continuous), design_matrix(high, at, continuous)
+    )
+    return dict(zip(columns, effects, strict=True)), True
 
 
 def _shifted(treatment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -251,7 +281,7 @@ def _effectiveness(
     contrast: Contrast,
     concepts: Mapping[str, Sequence[Concept]],
     paired: pd.DataFrame | None,
-    seen: _Observed,
+    seen: Mapping[str, _Observed],
 ) -> tuple[bool | None, list[list[Any]]]:
     """Whether A's own reader separates edited images as it separates real ones; ``None`` without such a reader."""
     rows, ratios = [], []
@@ -261,7 +291,7 @@ def _effectiveness(
                 continue
             column = f"{reader}/{concept.name}"
             effect = paired_effect(paired[column].to_numpy(), paired["patient"].to_numpy())
-            expected = seen.marginal[column].value
+            expected = seen[column].marginal.value
             if not abs(expected) > 1e-3:
                 continue
             low, high = sorted(bound / expected for bound in effect.interval())
@@ -318,13 +348,13 @@ def _cell(
             frame = frame[frame["orientation"] == orientation]
         return paired_effect(frame[column].to_numpy(), frame["patient"].to_numpy())
 
-    raw = {"editor": of("total"), "adjusted": seen.adjusted[column], "marginal": seen.marginal[column], "direct": of("direct"),
+    raw = {"editor": of("total"), "adjusted": seen.adjusted, "marginal": seen.marginal, "direct": of("direct"),
            "up": of("total", 1), "down": of("total", -1)}  # fmt: skip
     effects = {side: e.scaled(slope, slope_se) if readable else e for side, e in raw.items()}
     row: dict[str, Any] = {
         "editor": editor, "attribute": contrast.attribute, "contrast": contrast.name, "concept": concept.name,
         "reader": reader, "control": concept.control, "delta": delta, "slope": slope, "slope_low": slope_low,
-        "declared_path": graph.has_directed_path(contrast.attribute, concept.name) if concept.name in graph.attributes else False,
+        "declared_path": graph.has_directed_path(contrast.attribute, concept.attribute or concept.name),
         "adjustment": None if seen.adjustment is None else ", ".join(sorted(seen.adjustment)),
         "n_edited": raw["editor"].n, "n_patients": raw["editor"].patients, "n_unedited": raw["marginal"].n,
         "prevalence": prevalence,
@@ -360,6 +390,8 @@ def _cell(
         else "reader follows " + contrast.attribute if follows
         else "editor not effective on " + contrast.attribute
         if effective is False and contrast.attribute in graph.image_parents
+        else "declared as a cause of " + contrast.attribute
+        if concept.attribute is not None and graph.has_directed_path(concept.attribute, contrast.attribute)
         else "not identifiable: a latent common cause" if seen.adjustment is None
         else "no overlap" if not seen.overlap
         else "asymmetric: the two directions have opposite signs" if opposed

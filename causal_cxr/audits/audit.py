@@ -30,7 +30,12 @@ from causal_cxr.graphs import CausalGraph, Contrast, default_contrasts
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.reader import Reader
 
-ANALYSIS_ONLY = ("alpha", "smallest_effect", "concepts")  #: change these, and nothing is measured again
+ANALYSIS_ONLY = (
+    "alpha",
+    "smallest_effect",
+    "concepts",
+    "labelled_outcomes",
+)  #: change these, and nothing is measured again
 
 
 @runtime_checkable
@@ -53,6 +58,8 @@ class Audit:
         smallest_effect: delta, the risk difference that matters.
         concepts: names of those to decide about, of what the readers read; all unless given. All are measured.
         n_edited: edit at most this many images (drawn by patient, seeded); every image serves the unedited side.
+        labelled_outcomes: whether what an attribute does to the other labelled attributes is decided about too, where a
+            concept reads them.
 
     Raises:
         ValueError: no reader, two readers of one name, or a concept that none reads.
@@ -68,6 +75,7 @@ class Audit:
         smallest_effect: float = 0.10,
         n_edited: int | None = None,
         concepts: Sequence[str] | None = None,
+        labelled_outcomes: bool = False,
     ) -> None:
         names = [reader.name for reader in readers]
         if not names or len(set(names)) != len(names):
@@ -80,6 +88,7 @@ class Audit:
         self.concepts = None if concepts is None else frozenset(concepts)
         self.interventions = tuple(interventions or default_contrasts(graph))
         self.alpha, self.smallest_effect, self.n_edited = alpha, smallest_effect, n_edited
+        self.labelled_outcomes = labelled_outcomes
 
     def run(
         self,
@@ -137,6 +146,7 @@ class Audit:
             "concepts": None if self.concepts is None else sorted(self.concepts),
             "alpha": self.alpha,
             "smallest_effect": self.smallest_effect,
+            "labelled_outcomes": self.labelled_outcomes,
             "editors": {name: e.fingerprint for name, e in editors.items()},
             "readers": {r.name: r.fingerprint for r in self.readers},
             "dataset": dataset.fingerprint,
@@ -158,6 +168,7 @@ class Audit:
         analysis = analyse(
             measurements, dataset.attributes, self.graph, self.interventions,
             {r.name: self._asked(r) for r in self.readers}, quality, alpha=self.alpha, smallest_effect=self.smallest_effect,
+            labelled_outcomes=self.labelled_outcomes,
         )  # fmt: skip
         unreadable = measurements[(measurements["kind"] == "factual") & ~measurements["accepted"]]
         record = {

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from causal_cxr.data.phantom.world import World
 from causal_cxr.graphs import Value
 
 
@@ -72,3 +73,15 @@ def load_concepts(names: Iterable[str] | None = None, path: Path | None = None) 
     if unknown:
         raise ValueError(f"The concept bank has no {unknown}; it has {list(bank)}.")
     return tuple(Concept(name=name, **bank[name]) for name in chosen)
+
+
+def world_concepts(world: World) -> tuple[Concept, ...]:
+    """One concept a sign of a world: first what is hidden, then how labelled attributes show themselves."""
+    concepts = []
+    for sign in (*world.hidden_signs, *world.labelled_signs):
+        about: dict[str, Any] = {}
+        if not world.graph.attributes[sign.attribute].hidden:
+            about = {"attribute": sign.attribute, "level": sign.level, "above": sign.above}
+        control = sign.attribute.startswith("control_")
+        concepts.append(Concept(sign.name, (sign.name,), (f"no {sign.name}",), control=control, **about))
+    return tuple(concepts)

@@ -1,3 +1,3 @@
-from .scm import SCM
+from .scm import SCM, posterior_gumbels
 
-__all__ = ["SCM"]
+__all__ = ["SCM", "posterior_gumbels"]

@@ -172,7 +172,7 @@ class SCM:
                 location, scale = _affine(parameters)
                 noise[name] = (self._range(name).inv(self._inside(name, codes[name])) - location) / scale
             else:
-                noise[name] = _posterior_gumbels(parameters, codes[name].long(), generator)
+                noise[name] = posterior_gumbels(parameters, codes[name].long(), generator)
         return noise | latents
 
     def counterfactual(self, table: pd.DataFrame, do: Mapping[str, Any], seed: int = 0) -> pd.DataFrame:
@@ -338,7 +338,7 @@ def _grid(latents: int) -> tuple[Tensor, Tensor]:
     return torch.tensor(values), torch.tensor(joint, dtype=torch.float64)
 
 
-def _posterior_gumbels(logits: Tensor, observed: Tensor, generator: torch.Generator) -> Tensor:
+def posterior_gumbels(logits: Tensor, observed: Tensor, generator: torch.Generator) -> Tensor:
     """``(n, k)`` Gumbel noise given that level ``observed`` won: top-down (Maddison et al. 2014)."""
     total = torch.logsumexp(logits, -1, keepdim=True)
 
