@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from record import record
-from scipy import stats
+from record import rate, record
 
 from causal_cxr.audits.analyse import analyse
 from causal_cxr.data.phantom.worlds import CONTROLS, HIDDEN_NAMES, LABELLED, PATIENT_LEVEL, WORLDS, World
@@ -122,22 +121,6 @@ def audit(world: World, seed: int, *, n: int, n_edited: int, n_judged: int, drif
     measurements = pd.concat(parts, ignore_index=True)
     readers: dict[str, ReaderQuality] = {READER: quality}
     return analyse(measurements, typed(codes), graph, contrasts, {READER: CONCEPTS}, readers).edges
-
-
-def rate(count: int, runs: int) -> dict[str, object]:
-    """A share of runs with its Clopper-Pearson 95% interval.
-
-    >>> rate(0, 100)["interval"]
-    [0.0, 0.0362]
-    """
-    low = stats.beta.ppf(0.025, count, runs - count + 1) if count else 0.0
-    high = stats.beta.ppf(0.975, count + 1, runs - count) if count < runs else 1.0
-    return {
-        "count": count,
-        "runs": runs,
-        "rate": round(count / runs, 4),
-        "interval": [round(float(low), 4), round(float(high), 4)],
-    }
 
 
 def main() -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from scipy import stats
+
 PACKAGES = ("causal_cxr", "torch", "numpy", "scipy", "pandas", "statsmodels")
 
 
@@ -28,3 +30,19 @@ def record(file: Path | None, *, seed: int, summary: Mapping[str, object]) -> No
     partial = file.with_name(f"{file.name}.partial")
     partial.write_text(json.dumps(result, indent=1) + "\n")
     partial.rename(file)
+
+
+def rate(count: int, runs: int) -> dict[str, object]:
+    """A share of runs with its Clopper-Pearson 95% interval.
+
+    >>> rate(0, 100)["interval"]
+    [0.0, 0.0362]
+    """
+    low = stats.beta.ppf(0.025, count, runs - count + 1) if count else 0.0
+    high = stats.beta.ppf(0.975, count + 1, runs - count) if count < runs else 1.0
+    return {
+        "count": count,
+        "runs": runs,
+        "rate": round(count / runs, 4),
+        "interval": [round(float(low), 4), round(float(high), 4)],
+    }

@@ -1,5 +1,9 @@
 """Effects, intervals and tests: pure functions of arrays, every one patient-clustered.
 
+Few patients, and patients of unequally many images, make the usual clustered error too small. So the error here is the
+bias-reduced CR2 (Bell & McCaffrey 2002), and t has the Satterthwaite degrees of freedom that go with it (Pustejovsky &
+Tipton 2018); ``benchmarks/results/calibration.md`` shows how often that is right.
+
 "Yes" rejects ``|theta| <= delta``; "no" rejects ``|theta| >= delta`` (two one-sided tests, Schuirmann 1987). Neither is
 ever concluded from a failure to reject.
 """
@@ -21,7 +25,7 @@ class Effect:
     Attributes:
         value: oriented a1 - a0; NaN where it cannot be estimated.
         se: patient-clustered standard error, the reader's slope included.
-        dof: degrees of freedom, patients - 1.
+        dof: degrees of freedom, Satterthwaite's: patients - 1 where all weigh the same, else fewer.
         n: images used.
         patients: patients used.
     """
@@ -79,8 +83,8 @@ def paired_effect(difference: np.ndarray, patients: np.ndarray) -> Effect:
         difference: ``(n,)``.
         patients: ``(n,)`` ids.
 
-    The cluster-robust variance is ``G / (G - 1) * sum_g (sum_i in g (d_i - mean))^2 / n^2`` with ``G - 1`` degrees of
-    freedom; with one image a patient it is the one-sample t test.
+    With one image a patient it is the one-sample t test. With ``n_g`` of ``n`` images in patient g, the variance is
+    ``sum_g (sum_i in g (d_i - mean))^2 / (1 - n_g / n) / n^2``.
     """
     n = len(difference)
     groups = np.unique(patients, return_inverse=True)[1]
@@ -88,9 +92,41 @@ def paired_effect(difference: np.ndarray, patients: np.ndarray) -> Effect:
     if count < 3:
         return NOTHING
     mean = float(np.mean(difference))
-    sums = np.bincount(groups, weights=difference - mean)
-    se = float(np.sqrt(count / (count - 1) * np.sum(sums**2)) / n)
-    return Effect(mean, max(se, 1e-12), count - 1, n, count)
+    influence, dof = _mean_influence((difference - mean)[:, None], groups, count)
+    se = float(np.sqrt(np.sum(influence**2)))
+    return Effect(mean, max(se, 1e-12), dof, n, count)
+
+
+def _mean_influence(deviations: np.ndarray, groups: np.ndarray, count: int) -> tuple[np.ndarray, float]:
+    """``(count, k)`` what each patient adds to means, CR2; its squares sum to the variance. And the dof of that sum.
+
+    Args:
+        deviations: ``(n, k)`` from the means.
+        groups: ``(n,)`` patient numbers below ``count``; a patient without rows adds nothing.
+        count: patients.
+    """
+    n = len(deviations)
+    share = np.bincount(groups, minlength=count) / n
+    influence = _sums(deviations, groups, count) / (n * np.sqrt(1 - share))[:, None]
+    weight = share / (1 - share)  # a'a of each patient, times n
+    return influence, _satterthwaite(weight, (np.sqrt(share * weight))[:, None])
+
+
+def _satterthwaite(own: np.ndarray, shared: np.ndarray) -> float:
+    """Degrees of freedom ``tr(P)^2 / tr(P^2)`` of a CR2 variance, with ``P = diag(own) - shared shared'``.
+
+    ``P`` is the variance's quadratic form in independent errors, a row a patient: ``own`` is ``(G,)``, ``shared``
+    ``(G, p)``. It is never built.
+    """
+    square = (shared**2).sum(axis=1)
+    trace = (own - square).sum()
+    norm = (own**2 - 2 * own * square).sum() + ((shared.T @ shared) ** 2).sum()
+    return float(trace**2 / norm) if norm > 0 else float(len(own) - 1)
+
+
+def _sums(values: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
+    """``(count, k)`` sums of ``(n, k)`` values within groups."""
+    return np.column_stack([np.bincount(groups, weights=column, minlength=count) for column in values.T])
 
 
 def signflip_max_t(differences: np.ndarray, patients: np.ndarray, *, draws: int = 2_000, seed: int = 0) -> np.ndarray:
@@ -137,31 +173,74 @@ def g_computation(
     design: np.ndarray,
     design_low: np.ndarray,
     design_high: np.ndarray,
+    standard_patients: np.ndarray | None = None,
 ) -> list[Effect]:
-    """Standardised effect on each score by least squares, patients as clusters (Robins 1986; statsmodels OLS).
+    """Standardised effect on each score by least squares, patients as clusters (Robins 1986).
 
     Args:
         scores: ``(n, k)`` of unedited images.
         patients: ``(n,)`` ids.
         design: ``(n, p)``.
         design_low, design_high: ``(m, p)`` of the standardisation sample with the treatment set to a0 and a1.
+        standard_patients: ``(m,)`` ids of that sample. With them the error is that of the effect in the population the
+            patients came from; without, of the effect in just these ``m`` images.
 
     Returns:
-        one effect a score: mean prediction at a1 less at a0, its standard error by the delta method from the
-        cluster-robust covariance.
-    """
-    import statsmodels.api as sm
+        one effect a score: mean prediction at a1 less at a0.
 
+    The variance has two parts: that of the coefficients (CR2), and, given ``standard_patients``, that of which patients
+    were averaged over. The second is the spread of the patients' predicted effects less the coefficients' noise in it,
+    no less than 0; with that noise, intervals from few patients would be too wide.
+    """
+    n, count = len(scores), len(np.unique(patients))
     groups = np.unique(patients, return_inverse=True)[1]
-    count = int(groups.max()) + 1
-    contrast = (design_high - design_low).mean(axis=0)
-    effects = []
-    for column in scores.T:
-        fit = sm.OLS(column, design).fit(cov_type="cluster", cov_kwds={"groups": groups})
-        covariance = fit.cov_params()
-        se = float(np.sqrt(max(contrast @ covariance @ contrast, 0.0)))
-        effects.append(Effect(float(contrast @ fit.params), max(se, 1e-12), count - 1, len(column), count))
-    return effects
+    change = design_high - design_low
+
+    U, S, Vt = np.linalg.svd(design, full_matrices=False)
+    rank = int(np.count_nonzero(S / S[0] > max(design.shape) * np.finfo(float).eps))
+    U, change = U[:, :rank], change @ Vt[:rank].T / S[:rank]  # from here on the design's columns are orthonormal
+    contrast = change.mean(axis=0)
+    coefficients = U.T @ scores
+    values, residuals = contrast @ coefficients, scores - U @ coefficients
+
+    reduced = _cr2_weights(U, groups)
+    weights = (reduced @ contrast)[:, None]
+    variance = np.maximum((_sums(weights * residuals, groups, count) ** 2).sum(axis=0), 1e-24)
+    own, shared = (_sums(weights * x, groups, count) for x in (weights, U))
+    dof = np.full(len(values), _satterthwaite(own[:, 0], shared))
+    if standard_patients is not None and len(np.unique(standard_patients)) > 1:
+        standard = np.unique(standard_patients, return_inverse=True)[1]
+        spread, dof_spread = _mean_influence(change - contrast, standard, int(standard.max()) + 1)
+        lengths, directions = np.linalg.eigh(spread.T @ spread)
+        kept = lengths > 1e-12 * lengths.max()
+        noise = np.zeros(len(values))
+        for direction in (directions[:, kept] * np.sqrt(lengths[kept])).T:
+            noise += (_sums((reduced @ direction)[:, None] * residuals, groups, count) ** 2).sum(axis=0)
+        between = np.maximum(((spread @ coefficients) ** 2).sum(axis=0) - noise, 0.0)
+        total = variance + between
+        dof = total**2 / (variance**2 / dof + between**2 / dof_spread)
+        variance = total
+    errors = np.sqrt(variance)
+    return [Effect(float(v), float(s), float(d), n, count) for v, s, d in zip(values, errors, dof, strict=True)]
+
+
+def _cr2_weights(basis: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """``(n, r)`` weights of the residuals: ``(I - H_g)^(-1/2) Q_g``, by batches of patients with equally many images.
+
+    Args:
+        basis: ``(n, r)`` orthonormal columns Q; ``H_g = Q_g Q_g'`` is a patient's leverage.
+        groups: ``(n,)``.
+    """
+    order = np.argsort(groups, kind="stable")
+    sizes = np.bincount(groups)[groups[order]]
+    weights = np.empty_like(basis)
+    for size in np.unique(sizes):
+        rows = order[sizes == size].reshape(-1, size)
+        left, S, right = np.linalg.svd(basis[rows], full_matrices=False)
+        room = 1 - S**2  # none along a direction that this patient alone decides, where the residual is 0 too
+        grown = np.where(room > 1e-10, S / np.sqrt(np.maximum(room, 1e-10)), 0.0)
+        weights[rows] = (left * grown[:, None]) @ right
+    return weights
 
 
 def benjamini_yekutieli(p: np.ndarray) -> np.ndarray:

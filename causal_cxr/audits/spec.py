@@ -1,13 +1,13 @@
 """``causal-cxr audit SPEC.yaml``: an audit written down in one file."""
 
 import importlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from causal_cxr.data.dataset import Dataset
+from causal_cxr.data.yaml_file import BadKey, read_yaml
 from causal_cxr.editors.editor import Editor
 from causal_cxr.graphs import CausalGraph, Contrast, default_contrasts
 from causal_cxr.readers.reader import Reader
@@ -91,27 +91,8 @@ class AuditSpec(_Block):
         Raises:
             SpecError: names the file, the line, the key and what is awaited.
         """
-        from ruamel.yaml import YAML
-        from ruamel.yaml.error import YAMLError
-
-        file = Path(file)
-        try:
-            content = YAML().load(file.read_text())
-        except FileNotFoundError:
-            raise SpecError(f"{file} does not exist; name a specification.") from None
-        except YAMLError as error:
-            raise SpecError(f"{file} is no YAML: {error}") from None
-        if not isinstance(content, Mapping):
-            raise SpecError(f"{file} holds no keys; it needs graph, dataset, editors, readers and out.")
-        try:
-            spec = cls.model_validate(YAML(typ="safe").load(file.read_text()))
-            CausalGraph.from_dict(spec.graph)
-        except ValidationError as error:
-            told = [f"{file}:{_line(content, e['loc'])}: {_key(e['loc'])}: {e['msg']}" for e in error.errors()]
-            raise SpecError("\n".join(told)) from None
-        except ValueError as error:
-            raise SpecError(f"{file}:{_line(content, ('graph',))}: graph: {error}") from None
-        return spec._relative_to(file.parent)
+        spec = read_yaml(file, cls, error=SpecError, check=_check_graph)
+        return spec._relative_to(Path(file).parent)
 
     def _relative_to(self, folder: Path) -> "AuditSpec":
         def moved(block: _Block) -> Any:
@@ -185,18 +166,8 @@ def _model(name: str, block: ModelBlock, suited: tuple[str, ...]) -> Any:
     return model.from_pretrained(block.path) if block.path else model.from_shipped()
 
 
-def _key(loc: tuple[str | int, ...]) -> str:
-    return ".".join(map(str, loc))
-
-
-def _line(content: Any, loc: tuple[str | int, ...]) -> int:
-    """Line of the deepest part of ``loc`` that the file has; a missing key's is its parent's."""
-    line = 0
-    for part in loc:
-        if isinstance(content, Mapping) and part in content:
-            line = content.lc.key(part)[0]  # type: ignore[attr-defined]
-            content = content[part]
-        elif isinstance(content, list) and isinstance(part, int) and part < len(content):
-            line = content.lc.item(part)[0]  # type: ignore[attr-defined]
-            content = content[part]
-    return line + 1
+def _check_graph(spec: AuditSpec) -> None:
+    try:
+        CausalGraph.from_dict(spec.graph)
+    except ValueError as problem:
+        raise BadKey(("graph",), str(problem)) from None

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from causal_cxr.data.phantom import HIDDEN, LABELLED
 from causal_cxr.data.phantom.grammar import DEFAULT_MENTION, Grammar, Mention, load_grammar, placeholders
-from causal_cxr.data.phantom.reports import _ABSENT, _PRESENT
 from causal_cxr.graphs import Binary, Categorical, Continuous
+from causal_cxr.readers import load_concepts
 
 N = 3000
 AGE, SEX, VIEW = (next(a for a in LABELLED if a.name == name) for name in ("age", "sex", "view"))
@@ -232,11 +232,11 @@ def test_other_datasets_spellings_are_known():
 # Words
 
 
-@pytest.mark.parametrize("name", list(_PRESENT))
-def test_the_wording_of_earlier_reports_is_among_the_synonyms(name):
-    sentences = Grammar([Binary(name)]).sentences()
-    assert all(sentences[old] == {name: 1} for old in _PRESENT[name])
-    assert sentences[_ABSENT[name]] == {name: 0}
+@pytest.mark.parametrize("concept", [c for c in load_concepts() if c.attribute is None], ids=lambda c: c.name)
+def test_the_concept_bank_asks_in_sentences_that_reports_say(concept):
+    sentences = Grammar([Binary(concept.name)]).sentences()
+    assert all(sentences[words] == {concept.name: 1} for words in concept.positive)
+    assert all(sentences[words] == {concept.name: 0} for words in concept.negative)
 
 
 def test_unknown_attributes_are_spoken_of_by_their_own_phrases():
