@@ -138,6 +138,9 @@ def show(editor: str, summary: dict[str, Any]) -> None:
         line(STORY[method], summary["baselines"][method])
     console = Console(width=170)
     console.print(table)
+    console.print(
+        f"The editor adds nothing over (d) in: {', '.join(summary['adds_nothing_over_adjusted']) or 'no world'}."
+    )
     rest = {k: v for k, v in summary.items() if k not in ("baselines", "by_world", "worlds")}
     console.print_json(json.dumps(rest))
 

@@ -120,8 +120,7 @@ def summarise(runs: Iterable[Scored], *, faults: set[tuple[str, str, str]] | Non
         "arrowheads": _arrowheads(cells),
         "null_runs": len(nulls),
         "null_runs_with_false_hidden": sum(bool(run.cells["claim_ours"].any()) for run in nulls),
-        "coverage_editor": _coverage(sound, "editor", "total"),
-        "coverage_adjusted": _coverage(sound, "adjusted", "adjusted"),
+        **_coverage(sound, "editor", "total"), **_coverage(sound, "adjusted", "adjusted"),
         "power": _power(everything),
         "verdicts_by_true_relation": {
             str(relation): dict(Counter(group["verdict"]).most_common()) for relation, group in cells.groupby("relation")
@@ -129,6 +128,7 @@ def summarise(runs: Iterable[Scored], *, faults: set[tuple[str, str, str]] | Non
         "seconds": round(sum(run.seconds for run in runs), 1),
         "images_per_second": round(sum(run.images for run in runs) / sum(run.seconds for run in runs), 1),
         "baselines": {method: _baseline(runs, cells, method) for method in METHODS},
+        "adds_nothing_over_adjusted": _adds_nothing(cells),
         "by_world": {str(name): _found(group[group["verdict"] != "undecided"], "claim_ours") for name, group in cells.groupby("world")},
     }  # fmt: skip
     if faults:
@@ -161,6 +161,12 @@ def _baseline(runs: list[Scored], cells: pd.DataFrame, method: str) -> dict[str,
     }  # fmt: skip
 
 
+def _adds_nothing(cells: pd.DataFrame) -> list[str]:
+    """Worlds in which the audit makes no fewer mistakes than the adjusted association, which needs no editor."""
+    worlds = cells.groupby("world")
+    return [str(name) for name, mine in worlds if _mistakes(mine, "claim_ours") >= _mistakes(mine, "claim_adjusted")]
+
+
 def _mistakes(cells: pd.DataFrame, claim: str) -> int:
     scored = cells[cells["positive"].notna()]
     return int((scored[claim].to_numpy(dtype=bool) != scored["positive"].to_numpy(dtype=bool)).sum())
@@ -181,7 +187,7 @@ def _coverage(cells: pd.DataFrame, side: str, truth: str) -> dict[str, Any]:
     """Share of nominal 95% intervals that hold the true effect; effects without any spread are left out as trivial."""
     real = cells[(cells[f"{side}_se"] > 1e-6) & cells[f"true_{truth}"].notna() & ~cells["recorded_wrongly"]]
     inside = (real[f"{side}_low"] <= real[f"true_{truth}"]) & (real[f"true_{truth}"] <= real[f"{side}_high"])
-    return {"coverage": _share(inside), "intervals": len(real)}
+    return {f"coverage_{side}": _share(inside), f"intervals_{side}": len(real)}
 
 
 def _power(cells: pd.DataFrame) -> list[dict[str, Any]]:

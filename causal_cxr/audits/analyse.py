@@ -232,8 +232,8 @@ def _standardised(
         low, high = low[standard], high[standard]
     else:
         low, high = np.zeros(int(standard.sum())), np.ones(int(standard.sum()))
-    ends = (design_matrix(values, at, continuous) for values in (low, high))
-    effects = g_computation(scores, patients, design, *ends, patients[standard])
+    design_low, design_high = (design_matrix(values, at, continuous) for values in (low, high))
+    effects = g_computation(scores, patients, design, design_low, design_high, patients[standard])
     return dict(zip(columns, effects, strict=True)), True
 
 

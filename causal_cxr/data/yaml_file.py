@@ -22,6 +22,9 @@ _AWAITED: Mapping[str, str] = {
 }  # fmt: skip
 
 
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  #: pydantic's kinds of "no such key"
+
+
 class BadKey(ValueError):  # noqa: N818 - reads as what it is
     """What stands at ``loc`` is wrong; :func:`read_yaml` finds its line."""
 
@@ -101,7 +104,8 @@ def explain(problem: ValidationError, model: type[BaseModel], data: Any) -> list
     Returns:
         Places and messages, in the order of pydantic's.
     """
-    errors = [(_Error.of(e, data)) for e in problem.errors()]
+    errors = [_Error.of(e, data) for e in problem.errors()]
+    misspelt = {(*e.place[:-1], e.meant(model)) for e in errors if e.kind in _UNKNOWN}
     told: dict[tuple[Place, str], None] = {}
     for e in errors:
         if e.misfit is not None:
@@ -110,7 +114,7 @@ def explain(problem: ValidationError, model: type[BaseModel], data: Any) -> list
                 continue
             awaited = dict.fromkeys(_AWAITED[o.kind] for o in rivals)
             told[e.place, f"awaits {' or '.join(awaited)}, got {_shortly(e.given)}."] = None
-        else:
+        elif e.kind != "missing" or e.place not in misspelt:
             told[e.place, e.message(model)] = None
     return list(told)
 
@@ -144,17 +148,23 @@ class _Error:
                 branches.append((place, str(part)))
         return cls(raw, place, branches)
 
+    def meant(self, model: type[BaseModel]) -> str | None:
+        """The key that an unknown one looks like."""
+        close = get_close_matches(str(self.place[-1]), _keys_beside(model, self.place), n=1)
+        return close[0] if close else None
+
     def message(self, model: type[BaseModel]) -> str:
         """What is wrong and the mend."""
         if self.kind in _AWAITED:
             return f"awaits {_AWAITED[self.kind]}, got {_shortly(self.given)}."
         if self.kind == "missing":
             return f"is missing; add {self.place[-1]}: ..."
-        if self.kind in ("extra_forbidden", "unexpected_keyword_argument"):
-            keys = _keys_beside(model, self.place)
-            close = get_close_matches(str(self.place[-1]), keys, n=1)
-            meant = f"did you mean {close[0]!r}? " if close else ""
-            return f"Extra inputs are not permitted; {meant}The keys here are {', '.join(keys)}."
+        if self.kind in _UNKNOWN:
+            meant = self.meant(model)
+            guess = f"did you mean {meant!r}? The" if meant else "the"
+            return (
+                f"Extra inputs are not permitted; {guess} keys here are {', '.join(_keys_beside(model, self.place))}."
+            )
         said = str(self.raw["msg"]).removeprefix("Value error, ")
         if self.kind in ("value_error", "union_tag_invalid"):
             return said

@@ -72,7 +72,7 @@ def test_coverage_counts_intervals_that_hold_the_truth_and_leaves_out_those_of_n
     inside, outside = QUIET, QUIET | {"true_total": 0.5, "true_adjusted": 0.5}
     exact = QUIET | {"editor_se": 0.0, "adjusted_se": 0.0, "true_total": 0.9}
     summary = summarise([run([FOUND, inside, inside, outside, exact])])
-    assert summary["coverage_editor"] == {"coverage": 0.75, "intervals": 4}
+    assert (summary["coverage_editor"], summary["intervals_editor"]) == (0.75, 4)
 
 
 def test_metadata_alone_finds_nothing():
@@ -106,3 +106,9 @@ def test_seconds_and_images_add_up():
     summary = summarise([run([FOUND]), run([QUIET], seed=1)])
     assert (summary["seconds"], summary["images_per_second"]) == (4.0, 50.0)
     assert np.isclose(summary["verdict_right"], 1.0)
+
+
+def test_it_is_said_where_the_editor_adds_nothing_over_the_adjusted_association():
+    better, same = run([FOUND, QUIET], world="better"), run([FOUND, QUIET], world="same")
+    better.cells["claim_adjusted"] = True
+    assert summarise([better, same])["adds_nothing_over_adjusted"] == ["same"]

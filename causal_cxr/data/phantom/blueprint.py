@@ -1,7 +1,7 @@
 """From what a world file says to a model that holds together: every contradiction is named with its key and its mend."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from itertools import combinations
 from typing import Any
 
@@ -11,7 +11,7 @@ from causal_cxr.data.phantom.mechanisms import Mechanism
 from causal_cxr.data.phantom.radiograph import DRAWABLES, Drawable
 from causal_cxr.data.phantom.world_file import Shown, WorldFile
 from causal_cxr.data.yaml_file import BadKey, Place
-from causal_cxr.graphs import Attribute, Binary, CausalGraph, Continuous, attribute_from_dict
+from causal_cxr.graphs import Attribute, Binary, Categorical, CausalGraph, Continuous, attribute_from_dict
 from causal_cxr.graphs.graph import IMAGE
 from causal_cxr.graphs.separation import SELECTION, explicit_dag
 
@@ -21,7 +21,7 @@ COIN = Binary("selected")  #: what mechanisms of "yes or no" (selection, missing
 #: How attributes with these names show unless the file says otherwise.
 USUAL: Mapping[str, Shown] = {
     "cardiomegaly": Shown(draws="cardiothoracic_ratio", forms=(0.44, 0.57), spread=0.02),
-    "effusion": Shown(draws="effusion_ml", forms=(0, 700), spread=200),
+    "effusion": Shown(draws="effusion_ml", forms=(0, 900), spread=200),
     "pneumothorax": Shown(draws="pneumothorax", forms=(0, 0.4), spread=0.08),
     "consolidation": Shown(draws="consolidation", forms=(0, 0.6), spread=0.1),
     "pneumonia": Shown(draws="consolidation", forms=(0, 0.6), spread=0.1),
@@ -66,6 +66,8 @@ def blueprint(content: WorldFile) -> Blueprint:
             mechanism.check(attributes[name], attributes)
         except ValueError as problem:
             raise BadKey(("mechanisms", name), str(problem)) from None
+    if content.selection is not None:
+        _check_rule(("selection", "probability_of"), content.selection.probability_of, attributes)
     shown = _shown(content, attributes)
     graph = _true_graph(content, attributes, shown)
     latents = _latent_strengths(content, graph)
@@ -87,6 +89,7 @@ def _attributes(content: WorldFile) -> dict[str, Attribute]:
     attributes: dict[str, Attribute] = {}
     for i, entry in enumerate(listed):
         try:
+            _check_entry(entry)
             attribute = attribute_from_dict(entry)
         except (ValueError, TypeError) as problem:
             raise BadKey(("graph", "attributes", i), str(problem)) from None
@@ -117,6 +120,31 @@ def _attributes(content: WorldFile) -> dict[str, Attribute]:
     if all(a.hidden for a in attributes.values()):
         raise BadKey(("graph",), "every attribute is hidden; the metadata needs at least one column.")
     return attributes
+
+
+def _check_entry(entry: Any) -> None:
+    """Refuse unknown and missing keys of an attribute in the file's words."""
+    kinds: dict[Any, Any] = {"binary": Binary, "categorical": Categorical, "continuous": Continuous}
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("type"), str) or entry["type"] not in kinds:
+        return  # attribute_from_dict says it
+    what, keys = entry["type"], {field.name: field for field in fields(kinds[entry["type"]])}
+    known = [*keys, "type"]
+    unknown = [key for key in entry if key not in known]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is no key of a {what} attribute; those are {', '.join(known)}.")
+    for name, field in keys.items():
+        if name not in entry and field.default is MISSING and field.default_factory is MISSING:
+            raise ValueError(f"{entry.get('name')!r} is {what} and needs {name}; add {name}: ...")
+    if not isinstance(entry.get("hidden", False), bool):
+        raise ValueError(f"hidden is true or false, got {entry['hidden']!r}.")
+    if not isinstance(entry.get("unit", ""), str):
+        raise ValueError(f"unit is text, got {entry['unit']!r}; write unit: years.")
+    phrases = entry.get("phrases") or ()
+    pairs = what != "continuous" and not isinstance(phrases, Mapping) and isinstance(phrases, list | tuple)
+    said = list(phrases.values()) if isinstance(phrases, Mapping) else [p[1] for p in phrases] if pairs else [phrases]
+    for words in said:
+        if not all(isinstance(word, str) for word in (words if isinstance(words, list | tuple) else [words])):
+            raise ValueError(f"phrases are text, or lists of texts, got {words!r}.")
 
 
 def _shown(content: WorldFile, attributes: Mapping[str, Attribute]) -> dict[str, tuple[Shown, ...]]:
@@ -267,9 +295,7 @@ def _check_names(content: WorldFile, graph: CausalGraph) -> None:
         if not isinstance(attribute, Continuous) or not 0 < abs(shift) < attribute.high - attribute.low:
             raise BadKey(("shifts", name), f"a shift is not 0 and smaller than the range of {name!r}, got {shift}.")
     for name, rule in content.missing.items():
-        _check_rule(("missing", name), rule, graph)
-    if content.selection is not None:
-        _check_rule(("selection", "probability_of"), content.selection.probability_of, graph)
+        _check_rule(("missing", name), rule, graph.attributes)
     for name, noise in content.label_noise.items():
         attribute = graph.attributes[name]
         if isinstance(noise, Mapping) == isinstance(attribute, Continuous):
@@ -287,17 +313,17 @@ def _check_names(content: WorldFile, graph: CausalGraph) -> None:
                 raise BadKey(("label_noise", name), f"a probability lies in [0, 1], got {p}.")
 
 
-def _check_rule(loc: tuple[str | int, ...], rule: float | Mechanism, graph: CausalGraph) -> None:
+def _check_rule(loc: tuple[str | int, ...], rule: float | Mechanism, attributes: Mapping[str, Attribute]) -> None:
     """A rate or a mechanism of two levels over the world's attributes."""
     if not isinstance(rule, Mechanism):
         if not 0 <= rule <= 1:
             raise BadKey(loc, f"a probability lies in [0, 1], got {rule}.")
         return
-    unknown = sorted(rule.causes - set(graph.attributes))
+    unknown = sorted(rule.causes - set(attributes))
     if unknown:
-        raise BadKey(loc, f"{unknown} are no attributes; those are {list(graph.attributes)}.")
+        raise BadKey(loc, f"{unknown} are no attributes; those are {list(attributes)}.")
     try:
-        rule.check(COIN, graph.attributes)
+        rule.check(COIN, attributes)
     except ValueError as problem:
         raise BadKey(loc, str(problem)) from None
 

@@ -75,13 +75,13 @@ class Phantom:
                 or those that are left out stay true); its index names the dataset's rows. What equals the recorded table
                 is no intervention: there the true value stays, even where the record is wrong.
         """
-        return self._draw(self.counterfactual_codes(target), self._picture.take(target.index.to_numpy()))
+        codes = self.counterfactual_codes(target)
+        return self._draw(codes, self._picture.take(target.index.to_numpy()))
 
     def counterfactual_codes(self, target: pd.DataFrame) -> dict[str, np.ndarray]:
         """Codes of every attribute in :meth:`counterfactual`."""
-        rows = target.index.to_numpy()
-        factual = {name: code[rows] for name, code in self.codes.items()}
-        return self.world.evaluate(self._noise.take(rows), self._given(target, factual), factual)
+        given, factual = self._given(target)
+        return self.world.evaluate(self._noise.take(target.index.to_numpy()), given, factual)
 
     def counterfactual_set(self, target: pd.DataFrame, k: int = 16, *, seed: int = 0) -> Tensor:
         """``k`` true counterfactuals an image: they share all noise that the factual image reveals, and redraw the rest.
@@ -92,11 +92,16 @@ class Phantom:
 
         Returns:
             ``(k, n, 1, size, size)``.
+
+        Raises:
+            ValueError: ``k`` below 1; a target that cannot be set.
         """
+        if k < 1:
+            raise ValueError(f"A set has one counterfactual or more, got k={k}.")
         rows = target.index.to_numpy()
         rng = np.random.default_rng([seed, 16])
-        factual = {name: code[rows] for name, code in self.codes.items()}
-        given, noise, kept = self._given(target, factual), self._noise.take(rows), self._picture.take(rows)
+        given, factual = self._given(target)
+        noise, kept = self._noise.take(rows), self._picture.take(rows)
         patient = np.unique(self._patient[rows], return_inverse=True)[1]
         shows = self.world.drawn(factual, kept.amounts)
         members = []
@@ -108,12 +113,18 @@ class Phantom:
     def _draw(self, codes: Mapping[str, np.ndarray], noise: Noise) -> Tensor:
         return render(self.world.drawn(codes, noise.amounts), noise, self.size)
 
-    def _given(self, target: pd.DataFrame, factual: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Codes that the target sets; the labelled attributes all, so that only hidden ones follow."""
+    def _given(self, target: pd.DataFrame) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Codes that the target sets, of the labelled attributes all, so that only hidden ones follow; the true codes."""
         attributes = self.world.graph.attributes
         unknown = [name for name in target.columns if name not in attributes]
         if unknown:
             raise ValueError(f"Cannot set {unknown}; the world has {list(attributes)}.")
+        strange = [row for row in target.index if row not in self.attributes.index]
+        if strange:
+            raise ValueError(
+                f"The dataset has no rows {strange[:3]}; the target's index names rows 0 to {len(self) - 1}."
+            )
+        factual = {name: code[target.index.to_numpy()] for name, code in self.codes.items()}
         given = {name: factual[name] for name in self.graph.labelled}
         for name in target.columns:
             codes = attributes[name].encode(target[name])
@@ -128,7 +139,7 @@ class Phantom:
         }
         if holes:
             raise ValueError(f"Cannot set attributes to missing values: {holes}; leave those rows out or impute them.")
-        return given
+        return given, factual
 
     def _reports(self, rng: np.random.Generator) -> pd.Series:
         """Texts about what shows, labelled or hidden; they are written by someone who sees the image."""
@@ -141,11 +152,9 @@ class Phantom:
 
 def _picture_noise(patient: np.ndarray, same_body: float, rng: np.random.Generator) -> Noise:
     """The renderer's noise; the images of a patient show much the same body."""
-    n = len(patient)
-    noise = Noise.draw(n, rng)
-    first = np.unique(patient, return_index=True)[1][patient]
-    body = same_body * noise.anatomy[first] + np.sqrt(1 - same_body**2) * noise.anatomy
-    anatomy = np.where((first == np.arange(n))[:, None], noise.anatomy, body)
+    noise = Noise.draw(len(patient), rng)
+    body = rng.standard_normal((patient.max() + 1, noise.anatomy.shape[1]))[patient]
+    anatomy = np.sqrt(same_body) * body + np.sqrt(1 - same_body) * noise.anatomy
     return Noise(anatomy=anatomy, placement=noise.placement, amounts=noise.amounts, speckle=noise.speckle)
 
 

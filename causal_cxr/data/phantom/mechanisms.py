@@ -177,7 +177,7 @@ class Mechanism(_Block):
             low, high = self._span(attribute)
             if not attribute.low <= low < high <= attribute.high:
                 raise ValueError(
-                    f"uniform from {low} to {high} leaves the range of {attribute.name!r}, [{attribute.low:g}, "
+                    f"uniform from {low:g} to {high:g} leaves the range of {attribute.name!r}, [{attribute.low:g}, "
                     f"{attribute.high:g}]."
                 )
 

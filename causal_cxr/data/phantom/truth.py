@@ -23,7 +23,8 @@ POSITIVE, NEGATIVE = 2.0, 0.2  #: times delta: at least, and at most, so large; 
 RIGHT: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "causes": (("hidden",), ("hidden",)),
     "mediated": (("mediated",), ("mediated",)),
-    "caused by": (("hidden",), ("missed",)),
+    # where U acts on A only through what is adjusted for, the effects say so, and it is spurious
+    "caused by": (("hidden", "confounded", "spurious"), ("missed", "spurious")),
     "undeclared common cause": (("hidden",), ("missed",)),
     "selection": (("hidden",), ("missed",)),
     "declared common cause": (("confounded", "spurious"), ("spurious",)),
@@ -40,6 +41,12 @@ _NEEDS: Mapping[str, Mapping[str, str]] = {
 }
 #: The same where an observational editor moves U for what goes with A without being its effect.
 _CO_OCCURS: Mapping[str, str] = {"total": "no", "adjusted": "yes"}
+#: Of :func:`truth_of`.
+COLUMNS = [
+    "attribute", "contrast", "concept", "of", "relation", "adjustment", "prevalence", "delta",
+    *(f"{side}{end}" for side in ("total", "direct", "marginal", "adjusted") for end in ("", "_low", "_high")),
+    "observational", "structural",
+]  # fmt: skip
 GREY = "grey"  #: neither clearly there nor clearly absent: not scored, but shown in power curves
 
 
@@ -133,7 +140,7 @@ def truth_of(
             values = {side: e.value for side, e in estimates.items()}
             row["observational"], row["structural"] = (right_verdict(relation, values, delta, i) for i in (0, 1))
             rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def relation_of(world: World, attribute: str, hidden: str, adjustment: frozenset[str] | None) -> str:
@@ -251,6 +258,9 @@ def _g_formula(
         means = []
         for value in (reference, level):
             fit = mine & (a == value)
+            if not fit.any():  # no such image, no answer
+                means.append(np.full(there.shape[1], np.nan))
+                continue
             beta = np.linalg.lstsq(covariates[fit], there[fit], rcond=None)[0]
             means.append(covariates[ask].mean(0) @ beta)
         found.append(means[1] - means[0])

@@ -181,8 +181,8 @@ class World:
 
     def _try_formulas(self, n: int = 256) -> None:
         """Formulas are only known to be sound once they have been evaluated."""
-        noise, codes = self._noise(n, np.arange(n), np.random.default_rng(0)), {}
-        content = self.content
+        noise, content = self._noise(n, np.arange(n), np.random.default_rng(0)), self.content
+        codes: dict[str, np.ndarray] = {}
         rules: dict[tuple[str, ...], Any] = {("missing", name): rule for name, rule in content.missing.items()}
         if content.selection is not None:
             rules["selection", "probability_of"] = content.selection.probability_of
@@ -435,7 +435,7 @@ class World:
             else:
                 assert sign.level is not None
                 columns[sign.name] = (values == attribute.levels.index(sign.level)).astype(int)
-        return pd.DataFrame(columns)
+        return pd.DataFrame(columns, index=range(len(next(iter(codes.values())))))
 
     def recorded(self, codes: Codes, rng: np.random.Generator) -> pd.DataFrame:
         """The metadata of images with these codes: label noise first, then gaps, both of the image and not of its truth.

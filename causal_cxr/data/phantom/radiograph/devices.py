@@ -18,7 +18,9 @@ METAL = 4.0  #: steel or titanium of a device, 1/cm
 CATHETER = 2.2  #: barium-filled plastic, 1/cm
 
 
-def _wire(at: Tensor, along: Tensor, line: Tensor, lean: Number, radius: Number, low: Number, high: Number, px: float) -> Tensor:
+def _wire(
+    at: Tensor, along: Tensor, line: Tensor, lean: Number, radius: Number, low: Number, high: Number, px: float
+) -> Tensor:
     """Chord of a wire ``at = line(along)`` that leans by ``lean`` cm per cm, between two ends."""
     upright = (1 + torch.as_tensor(lean) ** 2).rsqrt()
     return tube((at - line) * upright, radius, px).mul_(ramp(along - low, px) * ramp(high - along, px))
@@ -36,9 +38,11 @@ def pacemaker(scene: Scene) -> Tensor:
     rise = turn + 0.05 * (x - 1.0).clamp_min(0) ** 2 * (at_y + 0.8 - turn) / (0.05 * (at_x - 2.0) ** 2)
     lead = _wire(y, x, rise, 0.3, 0.16, 0.6, at_x - 1.2, scene.pixel)
     tip = 5.0 + 1.2 * scene.u("pacemaker_lead")
-    bend = 0.6 - 1.9 * torch.sin(((y - turn) / (tip - turn)).clamp(0, 1) * torch.pi * 0.8) + 4.6 * (
-        (y + 1.0) / (tip + 1.0)
-    ).clamp(0, 1) ** 2
+    bend = (
+        0.6
+        - 1.9 * torch.sin(((y - turn) / (tip - turn)).clamp(0, 1) * torch.pi * 0.8)
+        + 4.6 * ((y + 1.0) / (tip + 1.0)).clamp(0, 1) ** 2
+    )
     lead.add_(_wire(x, y, bend, 0.35, 0.16, turn, tip, scene.pixel))
     return can.add_(lead.mul_(METAL))
 
@@ -66,8 +70,8 @@ def chest_drain(scene: Scene) -> Tensor:
     line = 14.8 - (6.8 + 1.6 * scene.u("chest_drain_bow")) * along**0.7 - 1.5 * along**2
     lean = 0.55
     wall = tube((x - line) * (1 + lean**2) ** -0.5, 0.5, scene.pixel)
-    wall.sub_(tube((x - line) * (1 + lean**2) ** -0.5, 0.34, scene.pixel), alpha=0.9).mul_(0.9)
-    stripe = tube((x - line - 0.25) * (1 + lean**2) ** -0.5, 0.13, scene.pixel).mul_(4.0)
+    wall.sub_(tube((x - line) * (1 + lean**2) ** -0.5, 0.34, scene.pixel), alpha=0.9).mul_(1.3)
+    stripe = tube((x - line - 0.25) * (1 + lean**2) ** -0.5, 0.13, scene.pixel).mul_(9.0)
     return wall.add_(stripe).mul_(ramp(y - high, scene.pixel) * ramp(low - y, scene.pixel))
 
 
@@ -95,7 +99,7 @@ def nasogastric_tube(scene: Scene) -> Tensor:
     tip = 12.5 + 3.0 * scene.u("nasogastric_tube_tip")
     down = ((y - 5.0) / (tip - 5.0)).clamp(0, 1)
     line = -0.7 + 0.9 * scene.u("nasogastric_tube_x") + 0.6 * torch.sin(y / 6.0) + 4.2 * down**2
-    return _wire(x, y, line, 0.25, 0.22, -40.0, tip, scene.pixel).mul_(CATHETER * 1.5)
+    return _wire(x, y, line, 0.25, 0.22, -40.0, tip, scene.pixel).mul_(CATHETER * 2.0)
 
 
 def ecg_leads(scene: Scene) -> Tensor:
@@ -103,17 +107,25 @@ def ecg_leads(scene: Scene) -> Tensor:
     x, y = scene.patient(0.0)
     off_x, off_y = 1.6 * (scene.u("ecg_leads_x") - 0.5), 1.6 * (scene.u("ecg_leads_y") - 0.5)
     bow = 2.0 * (scene.u("ecg_leads_wire") - 0.5)
-    out: Tensor | None = None
-    for at_x, at_y, end in ((-10.4, -7.2, -6.0), (12.6, -4.6, 7.0), (11.4, 10.2, 8.5), (-11.6, 9.4, -8.0)):
-        cx, cy = at_x + off_x, at_y + off_y
-        away = (x - cx).square() + (y - cy).square()
-        disc = half_chord(1.15**2 - away).mul_(0.75).add_(half_chord(0.45**2 - away).mul_(2.0))
-        down = ((y - cy) / (19.0 - cy)).clamp(0, 1)
-        line = cx + (end - cx) * down**1.5 + bow * torch.sin(down * torch.pi)
-        disc.add_(_wire(x, y, line, 0.25, 0.16, cy, 40.0, scene.pixel).mul_(3.4))
-        out = disc if out is None else out.add_(disc)
-    assert out is not None
-    return out
+    halves = []
+    middle = x.shape[2] // 2
+    for across, pair in (
+        (x[:, :, :middle], ((-10.4, -7.2, -6.0), (-11.6, 9.4, -8.0))),
+        (x[:, :, middle:], ((12.6, -4.6, 7.0), (11.4, 10.2, 8.5))),
+    ):
+        parts = []
+        for at_x, at_y, end in pair:
+            cx, cy = at_x + off_x, at_y + off_y
+            down = ((y - cy) / (19.0 - cy)).clamp(0, 1)
+            line = cx + (end - cx) * down**1.5 + bow * torch.sin(down * torch.pi)
+            parts.append(_wire(across, y, line, 0.25, 0.16, cy, 40.0, scene.pixel).mul_(3.4))
+            disc = (across - cx).square() + (y - cy).square()
+            parts.append(disc)
+        nearest = torch.minimum(parts[1], parts[3])
+        wires = parts[0].add_(parts[2])
+        wires.add_(half_chord(0.45**2 - nearest), alpha=2.0).add_(half_chord(nearest.neg_().add_(1.15**2)), alpha=0.75)
+        halves.append(wires)
+    return torch.cat(halves, 2)
 
 
 def sternal_wires(scene: Scene) -> Tensor:
@@ -123,13 +135,13 @@ def sternal_wires(scene: Scene) -> Tensor:
     turn = (y - start) / gap
     down = (turn - turn.round().clamp(0, 6)) * gap
     ring = ((x - 0.8 * (scene.u("sternal_wires_x") - 0.5)).square() * 0.55 + down.square() * 1.8).sqrt_()
-    return tube(ring - 0.62, 0.16, scene.pixel).mul_(METAL)
+    return tube(ring - 0.62, 0.16, scene.pixel).mul_(1.7 * METAL)
 
 
 def breast_implant(scene: Scene) -> Tensor:
     """A pair of silicone gel implants in their capsules."""
     x, y = scene.patient(0.5)
-    large = 4.0 + 0.8 * scene.u("breast_implant_size")
+    large = 3.7 + 0.6 * scene.u("breast_implant_size")
     x = x.abs() - 8.0 - 0.4 * scene.ap
     y = y - 5.4 - 1.2 * scene.u("breast_implant_y") + 1.0 * scene.ap
     gel = ellipsoid(x, y, large, large * 0.95, 1.9).mul_(1.35 * SOFT)
@@ -142,7 +154,7 @@ def jewellery(scene: Scene) -> Tensor:
     lowest = -10.2 + 2.4 * scene.u("jewellery_drop")
     hang = lowest - 0.17 * x.abs() ** 1.9
     beads = (1 + 0.35 * torch.cos(x * 7.0)) * ramp(6.2 - x.abs(), scene.pixel)
-    chain = tube((y - hang) * (1 + (0.32 * x).square()).rsqrt(), 0.2, scene.pixel).mul_(beads * 3.6)
+    chain = tube((y - hang) * (1 + (0.32 * x).square()).rsqrt(), 0.2, scene.pixel).mul_(beads * 5.0)
     away = x.square() + (y - lowest - 0.8).square()
     chain.add_(half_chord((0.6 + 0.25 * scene.u("jewellery_pendant")) ** 2 - away).mul_(1.8))
     ears = (x.abs() - 7.4).square() + (y + 17.6).square()
@@ -154,7 +166,7 @@ def arms(scene: Scene) -> Tensor:
     x, y = scene.patient(12.0)
     axis = 17.6 + 0.9 * scene.u("arms_x") + (0.02 + 0.07 * scene.u("arms_angle")) * y
     off = x.abs() - axis
-    start = ramp(y + 5.0, 5.0)
+    start = ramp(y + 3.0, 4.0)
     flesh = tube(off, 2.9, scene.pixel).mul_(SOFT)
     bone = tube(off, 0.95, scene.pixel).sub_(tube(off, 0.55, scene.pixel), alpha=0.7).mul_(0.42)
     return flesh.add_(bone).mul_(start)
@@ -162,7 +174,7 @@ def arms(scene: Scene) -> Tensor:
 
 def lead_letter(scene: Scene) -> Tensor:
     """A letter L of lead on the detector, at the patient's left."""
-    lead = (scene.values["laterality_marker"] == 1).float() * 6.0
+    lead = (scene.value("laterality_marker") == 1).float() * 6.0
     x = scene.x - (12.2 + 2.4 * scene.u("laterality_marker_x"))
     y = scene.y - (-16.6 + 2.4 * scene.u("laterality_marker_y"))
     return bitmap(x, y.expand(len(lead), -1, -1), LETTER_L, 2.4, scene.pixel).mul_(lead)

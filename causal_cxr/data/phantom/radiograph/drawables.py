@@ -43,7 +43,9 @@ def _number(name: str, low: float, high: float, default: float, unit: str, descr
     return Drawable(name, "number", unit=unit, low=low, high=high, default=default, description=description)
 
 
-def _finding(name, high, unit, placement, region, description):  # type: ignore[no-untyped-def]
+def _finding(
+    name: str, high: float, unit: str, placement: str, region: tuple[float, float, float, float], description: str
+) -> Drawable:
     columns = tuple(f"{name}_{p}" for p in placement.split())
     return Drawable(name, "number", (), unit, 0.0, high, 0.0, True, columns, region, description)
 
@@ -90,9 +92,9 @@ _TABLE = (
     _thing("nasogastric_tube", "x tip", (0.0, 0.40, 1.0, 0.75), "tube through the gullet into the stomach"),
     _thing("ecg_leads", "x y wire", (0.12, 0.05, 1.0, 0.97), "four electrodes and their wires"),
     _thing("sternal_wires", "y x", (0.20, 0.40, 0.80, 0.60), "seven wire loops along the sternum"),
-    _thing("breast_implant", "size y", (0.45, 0.10, 0.98, 0.90), "a pair of gel implants with their capsules"),
+    _thing("breast_implant", "size y", (0.45, 0.08, 0.98, 0.92), "a pair of gel implants with their capsules"),
     _thing("jewellery", "drop pendant", (0.0, 0.20, 0.45, 0.80), "necklace with a pendant, and earrings"),
-    _thing("arms", "x angle", (0.35, 0.0, 1.0, 1.0), "arms hanging in the field"),
+    _thing("arms", "x angle", (0.30, 0.0, 1.0, 1.0), "arms hanging in the field"),
     _thing("laterality_marker", "x y", (0.06, 0.78, 0.25, 0.95), "L at the patient's left: of lead, or a circled stamp",
            ("absent", "lead letter", "circled stamp")),
     _thing("arrow_stamp", "x y", (0.27, 0.84, 0.48, 0.95), "burnt-in arrow: upright"),

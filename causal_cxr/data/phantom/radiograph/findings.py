@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from .anatomy import LUNG, SOFT, Chest, cage, cage_width, dome
+from .anatomy import LUNG, SOFT, Chest, cage, cage_width
 from .scene import Scene
 from .solids import ramp, sphere, tube
 
 
 def _side(scene: Scene, chosen_by: str, placed_by: str) -> Tensor:
     """``(n, 1, 1)`` -1 for the right lung (on the image's left), 1 for the left one."""
-    chosen = scene.values[chosen_by]
+    chosen = scene.value(chosen_by)
     chance = torch.where(scene.u(placed_by) < 0.5, -1.0, 1.0)
     return torch.where(chosen == 0, chance, torch.where(chosen == 1, -1.0, 1.0))
 
@@ -32,11 +32,11 @@ def effusion(scene: Scene, chest: Chest) -> None:
     part, rows, where = found
     x, y = part.patient(10.0)
     side = _side(part, "effusion_side", "effusion_ml_side")
-    height = 3.0 * (part.values["effusion_ml"] / 200) ** 0.78
+    height = 3.2 * (part.value("effusion_ml") / 200) ** 0.8
     angle = 10.4 - 2.2 * part.ap + 0.7 * torch.where(side < 0, part.z("dome_right"), part.z("dome_left"))
     wall = (cage_width(part) - (x * side)).clamp_min(0)
     level = angle - height - (1.2 + 1.6 * part.u("effusion_ml_rise")) * torch.exp(-wall / 2.2)
-    share = (y - level).mul_(1 / (1.4 + 6.0 * part.ap)).clamp_(0, 1)
+    share = (y - level).mul_(1 / (1.3 + 1.5 * part.ap)).clamp_(0, 1)
     share.mul_(ramp(x * side - 0.5, part.pixel))
     _scale(chest.air, rows, where, share.neg_().add_(1))
 
@@ -52,10 +52,10 @@ def consolidation(scene: Scene, chest: Chest) -> None:
         return
     part, rows, where = found
     x, y = part.patient(10.0)
-    chosen = part.values["consolidation_lobe"]
+    chosen = part.value("consolidation_lobe")
     chance = (part.u("consolidation_lobe") * 5).floor().clamp_max(4)
     lobe = _LOBES[torch.where(chosen == 0, chance, chosen - 1).long().flatten()][:, :, None, None].unbind(1)
-    extent = part.values["consolidation"]
+    extent = part.value("consolidation")
     grow = 0.45 + 0.65 * extent.sqrt()
     shape = 0.85 + 0.3 * part.u("consolidation_shape")
     across = (x - lobe[0] - 1.6 * (part.u("consolidation_x") - 0.5)) / (lobe[2] * grow * shape)
@@ -72,7 +72,7 @@ def pneumothorax(scene: Scene, chest: Chest) -> None:
     x, y = part.patient(10.0)
     side = _side(part, "pneumothorax_side", "pneumothorax_side")
     wide, _ = cage(part, y)
-    left = (1 - part.values["pneumothorax"]) ** 0.6  # what is left of each radius; more is lost than the line shows
+    left = (1 - part.value("pneumothorax")) ** 0.6  # what is left of each radius; more is lost than the line shows
     across = (x * side - 3.5) / ((wide - 3.5).clamp_min(0.5) * left)
     down = ((y - 2.0) / (15.5 * (0.25 + 0.75 * left))).clamp_max(0)
     root = (across.clamp_min(0).square() + down.square()).sqrt_()
@@ -83,7 +83,7 @@ def pneumothorax(scene: Scene, chest: Chest) -> None:
     line = tube((root - 1) * 6.0, 0.13, part.pixel).mul_(own).mul_(1.2 * (air / 4).clamp(0, 1))
     chest.soft[where].index_add_(0, rows, line.sub_(LUNG * outside * air))
     # the lung inside has lost air
-    _scale(chest.air, rows, where, 1 - 0.45 * part.values["pneumothorax"] * (1 - outside) * own)
+    _scale(chest.air, rows, where, 1 - 0.45 * part.value("pneumothorax") * (1 - outside) * own)
 
 
 def oedema(scene: Scene, chest: Chest) -> None:
@@ -92,7 +92,7 @@ def oedema(scene: Scene, chest: Chest) -> None:
         return
     part, rows, where = found
     x, y = part.patient(10.0)
-    severity = part.values["oedema"]
+    severity = part.value("oedema")
     reach = 3.0 + 1.6 * part.u("oedema_spread")
     wings = torch.exp(-(((x.abs() - 5.4) / reach) ** 2)) * torch.exp(-(((y + 0.5) / (1.45 * reach)) ** 2))
     phase = (y + 1.2 * part.u("oedema_lines")) / 1.3
@@ -111,7 +111,7 @@ def nodule(scene: Scene, chest: Chest) -> None:
     side = torch.where(part.u("nodule_mm_side") < 0.5, -1.0, 1.0)
     x = x - side * (7.2 + 3.0 * part.u("nodule_mm_x"))
     y = y - (-8.0 + 8.5 * part.u("nodule_mm_y")) - 0.8 * side.clamp_min(0)
-    chord = sphere(x, y, part.values["nodule_mm"] / 20, part.pixel)
+    chord = sphere(x, y, part.value("nodule_mm") / 20, part.pixel)
     chest.soft[where].index_add_(0, rows, chord.mul_(1.25 * SOFT))  # denser than the lung it displaces by this much
 
 

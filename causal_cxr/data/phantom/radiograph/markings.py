@@ -16,11 +16,17 @@ def collimation_border(scene: Scene) -> Stamp:
     """Straight edges beyond which no ray passed (black, or bright where the picture was inverted there)."""
     size = scene.pixel * scene.size / 2
     width = 1.3 + 1.1 * scene.u("collimation_border_width")
-    sides = scene.u("collimation_border_sides")  # always top and one side; with chance also the bottom or the other side
+    sides = scene.u(
+        "collimation_border_sides"
+    )  # always top and one side; with chance also the bottom or the other side
     right = torch.where(sides < 0.7, 1.0, 0.0)
     left = torch.where(sides > 0.35, 1.0, 0.0)
-    across = torch.maximum(ramp(scene.x - size + width, scene.pixel) * right, ramp(-scene.x - size + width, scene.pixel) * left)
-    down = torch.maximum(ramp(-scene.y - size + width, scene.pixel), ramp(scene.y - size + width, scene.pixel) * (1 - right * left))
+    across = torch.maximum(
+        ramp(scene.x - size + width, scene.pixel) * right, ramp(-scene.x - size + width, scene.pixel) * left
+    )
+    down = torch.maximum(
+        ramp(-scene.y - size + width, scene.pixel), ramp(scene.y - size + width, scene.pixel) * (1 - right * left)
+    )
     bright = torch.where(scene.u("collimation_border_style") < 0.3, 0.97, 0.01)
     return torch.maximum(across, down), bright
 
@@ -33,7 +39,7 @@ def circled_stamp(scene: Scene) -> Stamp:
     upright = ramp(0.22 - (x + 0.4).abs(), scene.pixel) * ramp(0.9 - y.abs(), scene.pixel)
     foot = ramp(0.55 - (x - 0.05).abs(), scene.pixel) * ramp(0.2 - (y - 0.7).abs(), scene.pixel)
     bright = 0.98 - 0.9 * torch.maximum(upright, foot)
-    return disc * (scene.values["laterality_marker"] == 2).float(), bright
+    return disc * (scene.value("laterality_marker") == 2).float(), bright
 
 
 def portable_marker(scene: Scene) -> Stamp:

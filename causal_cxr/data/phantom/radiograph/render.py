@@ -1,5 +1,6 @@
 """Pictures from values and noise."""
 
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -18,7 +19,7 @@ from .markings import MARKINGS
 from .noise import Noise, quanta
 from .scene import Scene
 
-_CHUNK = 2**16  #: picture elements drawn at once: few enough for the working tensors to stay in cache
+_CHUNK = 2**18  #: picture elements drawn at once: few enough for the working tensors to stay in cache
 
 
 def render(values: Mapping[str, np.ndarray], noise: Noise, size: int = 64) -> Tensor:
@@ -58,7 +59,9 @@ def checked(values: Mapping[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
             continue
         given = np.asarray(values[name], dtype=np.float64)
         if given.shape != (n,):
-            raise ValueError(f"{name} has shape {given.shape}, the noise is that of {n} phantoms; give an array of shape ({n},).")
+            raise ValueError(
+                f"{name} has shape {given.shape}, the noise is that of {n} phantoms; give an array of shape ({n},)."
+            )
         if drawable.kind == "level":
             wrong = ~np.isin(given, np.arange(len(drawable.levels)))
             allowed = "a code of " + ", ".join(f"{code} ({level})" for code, level in enumerate(drawable.levels))
@@ -66,7 +69,9 @@ def checked(values: Mapping[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
             wrong = ~((given >= drawable.low) & (given <= drawable.high))  # nan is neither
             allowed = f"in [{drawable.low:g}, {drawable.high:g}] {drawable.unit}".rstrip()
         if wrong.any():
-            raise ValueError(f"{name} = {given[wrong][0]} in row {int(wrong.argmax())} cannot be drawn; it must be {allowed}.")
+            raise ValueError(
+                f"{name} = {given[wrong][0]} in row {int(wrong.argmax())} cannot be drawn; it must be {allowed}."
+            )
         full[name] = given.astype(np.float32)
     return full
 
@@ -108,13 +113,16 @@ def _render(values: Mapping[str, np.ndarray], noise: Noise, size: int, *, speckl
         chunk = Noise(noise.anatomy[rows], noise.placement[rows], noise.amounts[rows], noise.speckle[rows])
         _draw(part, chunk, size, speckled, images[rows, 0])
 
-    list(_pool(torch.get_num_threads()).map(draw, range(0, n, step)))
+    list(_pool(torch.get_num_threads(), os.getpid()).map(draw, range(0, n, step)))
     return images
 
 
 @lru_cache(maxsize=4)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Workers that each compute on one core: chunks are small, and to split them again would only cost."""
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Workers that each compute on one core: chunks are small, and to split them again would only cost.
+
+    A forked process has none of its parent's threads, hence one pool a ``process``.
+    """
     ready = Barrier(threads + 1)
     started = threads
 

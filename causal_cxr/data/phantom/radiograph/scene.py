@@ -48,54 +48,58 @@ class Scene:
         y: ``(1, h, 1)`` cm down the detector.
         pixel: side of a picture element in cm.
         size: picture elements a side of the whole detector.
-        values: what to draw, by drawable, ``(n, 1, 1)``.
-        anatomy: ``(n, len(ANATOMY), 1, 1)``, clamped to ±2.5.
-        placement: ``(n, len(PLACEMENT_COLUMNS), 1, 1)``.
+        numbers: ``(n, columns, 1, 1)``: the values of all drawables, anatomy clamped to ±2.5, and placement, side by
+            side, so that to take some patients is one operation.
     """
 
     x: Tensor
     y: Tensor
     pixel: float
     size: int
-    values: Mapping[str, Tensor]
-    anatomy: Tensor
-    placement: Tensor
+    numbers: Tensor
 
     @classmethod
     def build(cls, values: Mapping[str, np.ndarray], anatomy: np.ndarray, placement: np.ndarray, size: int) -> "Scene":
         """The whole detector, of ``size`` picture elements a side."""
         axis = ((torch.arange(size, dtype=torch.float32) + 0.5) / size - 0.5) * FIELD_CM
 
-        def columns(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-
+        numbers = np.concatenate(
+            [np.stack([values[name] for name in DRAWABLES], 1), anatomy.clip(-2.5, 2.5), placement], 1, dtype=np.float32
+        )
         return cls(
             x=axis[None, None, :],
             y=axis[None, :, None],
             pixel=FIELD_CM / size,
             size=size,
-            values={name: columns(value)[:, None, None] for name, value in values.items()},
-            anatomy=columns(anatomy).clamp_(-2.5, 2.5)[:, :, None, None],
-            placement=columns(placement)[:, :, None, None],
+            numbers=torch.from_numpy(numbers)[:, :, None, None],
         )
 
     def z(self, name: str) -> Tensor:
         """``(n, 1, 1)`` anatomy noise."""
-        return self.anatomy[:, _ANATOMY[name]]
+        return self.numbers[:, _ANATOMY[name]]
+
+    def weights(self, prefix: str) -> Tensor:
+        """``(n, k)`` anatomy noise of all names ``prefix_0``, ``prefix_1``, ..."""
+        columns = [column for name, column in _ANATOMY.items() if name.startswith(f"{prefix}_")]
+        return self.numbers[:, columns[0] : columns[-1] + 1, 0, 0]
+
+    def value(self, name: str) -> Tensor:
+        """``(n, 1, 1)`` value of a drawable."""
+        return self.numbers[:, _VALUES[name]]
 
     def u(self, name: str) -> Tensor:
         """``(n, 1, 1)`` placement noise."""
-        return self.placement[:, _PLACEMENT[name]]
+        return self.numbers[:, _PLACEMENT[name]]
 
     @property
     def ap(self) -> Tensor:
         """``(n, 1, 1)`` 1 where the view is AP."""
-        return self.values["view"]
+        return self.value("view")
 
     @property
     def old(self) -> Tensor:
         """``(n, 1, 1)`` age: 0 at 55 years, 1 at 90."""
-        return (self.values["age"] - 55) / 35
+        return (self.value("age") - 55) / 35
 
     def patient(self, depth: float) -> tuple[Tensor, Tensor]:
         """``(n, 1, w)`` x and ``(n, h, 1)`` y in the patient, of what lies at ``depth``."""
@@ -104,12 +108,7 @@ class Scene:
 
     def take(self, rows: Tensor) -> "Scene":
         """Some of the patients."""
-        return replace(
-            self,
-            values={name: value[rows] for name, value in self.values.items()},
-            anatomy=self.anatomy[rows],
-            placement=self.placement[rows],
-        )
+        return replace(self, numbers=self.numbers[rows])
 
     def crop(self, region: tuple[float, float, float, float]) -> tuple["Scene", tuple[slice, slice, slice]]:
         """The part of the detector inside ``(top, left, bottom, right)``, and where it lies in a picture."""
@@ -119,12 +118,13 @@ class Scene:
 
     def with_thing(self, name: str) -> tuple["Scene", Tensor, tuple[slice, slice, slice]] | None:
         """The patients that have a thing, their rows, and where it can be; ``None`` where nobody has it."""
-        rows = self.values[name].flatten().nonzero().flatten()
+        rows = self.value(name).flatten().nonzero().flatten()
         if not len(rows):
             return None
         part, where = self.crop(DRAWABLES[name].region or (0, 0, 1, 1))
         return part.take(rows), rows, where
 
 
-_ANATOMY = {name: i for i, name in enumerate(ANATOMY)}
-_PLACEMENT = {name: i for i, name in enumerate(PLACEMENT_COLUMNS)}
+_VALUES = {name: i for i, name in enumerate(DRAWABLES)}
+_ANATOMY = {name: i for i, name in enumerate(ANATOMY, start=len(_VALUES))}
+_PLACEMENT = {name: i for i, name in enumerate(PLACEMENT_COLUMNS, start=len(_VALUES) + len(_ANATOMY))}

@@ -21,7 +21,7 @@ def _branches(rng: np.random.Generator) -> list[tuple[float, float, float, float
         for k in range(6):
             angle = -1.25 + 2.6 * (k + rng.uniform(0, 0.9)) / 6
             stack = [
-                (side * (3.6 + rng.uniform(0, 0.8)), -1.5 + 1.2 * np.sin(angle), angle, rng.uniform(0.26, 0.42), 0)
+                (side * (3.6 + rng.uniform(0, 0.8)), -1.5 + 1.2 * np.sin(angle), angle, rng.uniform(0.22, 0.34), 0)
             ]
             while stack:
                 x, y, a, radius, level = stack.pop()
