@@ -25,6 +25,7 @@ from causal_cxr.data.phantom.radiograph import DRAWABLES, VERSION, Noise, render
 
 BAND = (3, 48)  #: cycles per image
 SPECTRUM_SIZE = 128
+PICTURE_SIZE = 160
 SPREAD = {"age": (58, 16), "bmi": (26, 4), "cardiothoracic_ratio": (0.48, 0.05), "exposure": (0, 0.5),
           "effusion_ml": (600, 300), "consolidation": (0.6, 0.2), "pneumothorax": (0.3, 0.15), "oedema": (0.5, 0.2),
           "nodule_mm": (20, 7)}  # fmt: skip
@@ -124,8 +125,8 @@ def main() -> None:
         summary["histogram_emd"] = round(float(wasserstein_distance(phantoms.ravel(), real.ravel())), 4)
         if arguments.picture:
             few = rng.permutation(n)[:24]
-            shown = render({name: value[few] for name, value in values.items()}, noise.take(few), 256)[:, 0]
-            beside = shrink(dataset.images(rows[few]), 256)[:, 0]
+            shown = render({name: value[few] for name, value in values.items()}, noise.take(few), PICTURE_SIZE)[:, 0]
+            beside = shrink(dataset.images(rows[few]), PICTURE_SIZE)[:, 0]
             arguments.picture.parent.mkdir(parents=True, exist_ok=True)
             picture(shown.numpy(), beside.numpy()).quantize(64).save(arguments.picture, optimize=True)
     print(json.dumps(summary, indent=1))

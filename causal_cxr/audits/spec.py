@@ -68,6 +68,7 @@ class AuditSpec(_Block):
         interventions: names of attributes to set, or ``{age: 20}`` for the shift of a continuous one; every labelled
             attribute unless given.
         n_edited: edit at most this many images.
+        labelled_outcomes: decide about what attributes do to each other, too.
         out: run folder.
     """
 
@@ -80,6 +81,7 @@ class AuditSpec(_Block):
     alpha: float = Field(default=0.05, gt=0, lt=1)
     smallest_effect: float = Field(default=0.10, gt=0, lt=1)
     n_edited: int | None = Field(default=None, gt=0)
+    labelled_outcomes: bool = False
     seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=64, gt=0)
     out: Path
@@ -124,6 +126,7 @@ class AuditSpec(_Block):
         audit = Audit(
             graph, readers, interventions=self._contrasts(graph), alpha=self.alpha,
             smallest_effect=self.smallest_effect, n_edited=self.n_edited, concepts=self.concepts,
+            labelled_outcomes=self.labelled_outcomes,
         )  # fmt: skip
         return audit.run(editors, dataset, seed=self.seed, batch_size=self.batch_size, out=self.out)
 

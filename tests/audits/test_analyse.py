@@ -144,6 +144,31 @@ def oracle(world: World) -> Analysis:
 # --- a faithful editor
 
 
+def test_what_attributes_do_to_each_other_is_asked_only_on_request_and_never_against_a_declared_arrow(
+    world: World,
+) -> None:
+    contrasts = default_contrasts(GRAPH, {"age": 20.0})
+    table = world.measure(contrasts, of_nothing=0.0)
+    asked = analyse(table, world.attributes, GRAPH, contrasts, {"r": CONCEPTS}, {"r": known()}, labelled_outcomes=True)
+    labelled = asked.edges[~asked.edges["concept"].isin(HIDDEN)]
+    assert set(zip(labelled["attribute"], labelled["concept"], strict=True)) == {
+        ("age", "AP"), ("age", "sick"), ("disease", "AP"), ("view", "sick"), ("coin", "AP"), ("coin", "sick"),
+    }  # fmt: skip
+    assert cell(asked, "disease", "AP")["verdict"] == cell(asked, "age", "sick")["verdict"] == "declared"
+    assert cell(asked, "coin", "sick")["verdict"] == "none"
+    assert cell(asked, "view", "sick")["verdict"] == "undecided"
+    assert cell(asked, "view", "sick")["reason"] == "declared as a cause of view"
+    assert set(run(world, table, contrasts).edges["concept"]) == set(HIDDEN)
+
+
+def test_an_editor_that_moves_another_attribute_for_nothing_makes_an_artifact(world: World) -> None:
+    contrasts = tuple(c for c in default_contrasts(GRAPH) if c.attribute == "coin")
+    table = world.measure(contrasts)
+    table["r/sick"] += 0.3 * table["orientation"]
+    asked = analyse(table, world.attributes, GRAPH, contrasts, {"r": CONCEPTS}, {"r": known()}, labelled_outcomes=True)
+    assert cell(asked, "coin", "sick")["verdict"] == "artifact"
+
+
 def test_every_true_relation_gets_its_verdict(oracle: Analysis) -> None:
     assert cell(oracle, "view", "of_view")["verdict"] == "hidden"
     assert cell(oracle, "disease", "of_disease")["verdict"] == "hidden"

@@ -159,6 +159,10 @@ class World:
 
         return random_world(seed, **options)
 
+    def changed(self, **keys: Any) -> "World":
+        """The world with some keys of its file replaced: ``world.changed(coupling="gumbel")``."""
+        return World.from_dict({**self.to_dict(), **keys})
+
     def independent(self) -> "World":
         """The world of the same attributes in which nothing goes with anything and every level is as frequent.
 

@@ -696,3 +696,13 @@ def test_the_documentation_lists_every_drawable_function_and_world():
 def test_fragments_of_the_documentation_hold_what_a_world_file_may_say(text):
     fragment = YAML(typ="safe").load(text)
     WorldFile.model_validate({"name": "x", "graph": {}, "mechanisms": {}, **fragment})
+
+
+def test_some_keys_can_be_changed_and_the_rest_stays():
+    world = World.load("portable")
+    changed = world.changed(coupling="gumbel", patients={"images": [2, 2]})
+    assert (changed.content.coupling, changed.content.patients.images) == ("gumbel", (2, 2))
+    assert changed.graph == world.graph
+    assert changed.changed(coupling="monotone", patients=world.to_dict()["patients"]).fingerprint == world.fingerprint
+    with pytest.raises(WorldError, match="coupling"):
+        world.changed(coupling="none")

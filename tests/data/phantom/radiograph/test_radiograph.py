@@ -1,5 +1,7 @@
 """The picture of a chest: its measures, and everything that can be drawn in its place and nowhere else."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -334,3 +336,13 @@ def test_the_table_is_consistent():
         assert (len(d.levels) >= 2) == (d.kind == "level")
         assert bool(d.placement) == d.thing == (d.region is not None)
         assert (name in NUMBERS) == (d.kind == "number")
+
+
+@pytest.mark.parametrize(("n", "size"), [(2_000, 32), (20, 512)])
+def test_working_memory_does_not_grow_with_the_batch(n, size, monkeypatch):
+    """However many are asked for, so many picture elements are in the works at once; only the result grows."""
+    drawn, render_module = [], sys.modules[render.__module__]
+    monkeypatch.setattr(render_module, "_draw", lambda values, noise, size, speckled, out: drawn.append(out.numel()))
+    render({}, Noise.draw(n, np.random.default_rng(0)), size)
+    assert sum(drawn) == n * size**2
+    assert max(drawn) <= max(render_module._CHUNK, size**2)
