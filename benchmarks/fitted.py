@@ -41,41 +41,48 @@ def fitted_editor(kind: str, world: World, *, steps: int | None = None) -> Any:
     """The deep SCM or the diffusion editor of a world: the shipped one where there is one, else fitted and kept."""
     from causal_cxr.editors import DiffusionEditor, SCMEditor
 
-    model: Any = SCMEditor if kind == "scm" else DiffusionEditor
     if steps is None and world.fingerprint == World.load(SHIPPED).fingerprint:
-        return model.from_shipped()
+        return SCMEditor.from_shipped() if kind == "scm" else DiffusionEditor.from_shipped()
     count = steps or STEPS[kind]
-
-    def fit(folder: Path) -> None:
-        phantom = world.sample(FIT_IMAGES, FIT_SEED)
-        rows = np.arange(len(phantom))
-        if kind == "scm":
-            from causal_cxr.editors.scm.fit import fit_image_model
-
-            fit_image_model(phantom, rows, phantom.graph, steps=count, seed=FIT_SEED).save(folder)
-            return
-        from causal_cxr.editors.diffusion.fit import fit_adapter
-
-        fit_adapter(phantom, rows, _base(world), steps=count, seed=FIT_SEED).save(folder)
-
-    return model.from_pretrained(_cached(f"{kind}|{world.fingerprint}|{FIT_IMAGES}|{count}", fit))
+    recipe = f"{kind}|{world.fingerprint}|{FIT_IMAGES}|{count}"
+    if kind == "scm":
+        return SCMEditor.from_pretrained(_cached(recipe, lambda folder: _fit_scm(world, count, folder)))
+    base = _base(world)
+    adapter = _cached(f"{recipe}|{base}", lambda folder: _fit_adapter(world, base, count, folder))
+    return DiffusionEditor.from_pretrained(base, adapter=adapter)
 
 
-def _base(world: World) -> Any:
+def _fit_scm(world: World, steps: int, folder: Path) -> None:
+    from causal_cxr.editors.scm.fit import fit_image_model
+
+    phantom = world.sample(FIT_IMAGES, FIT_SEED)
+    fit_image_model(phantom, np.arange(len(phantom)), phantom.graph, steps=steps, seed=FIT_SEED).save(folder)
+
+
+def _fit_adapter(world: World, base: Path, steps: int, folder: Path) -> None:
+    from causal_cxr.editors import DiffusionEditor
+    from causal_cxr.editors.diffusion.fit import fit_adapter
+
+    phantom, editor = world.sample(FIT_IMAGES, FIT_SEED), DiffusionEditor.from_pretrained(base)
+    fitted = fit_adapter(phantom, np.arange(len(phantom)), editor, steps=steps, seed=FIT_SEED)
+    fitted.save_adapter(folder, base=editor.fingerprint, fitted_on=frozenset(phantom.patients))
+
+
+def _base(world: World) -> Path:
     """A base that never saw a co-occurrence: the shipped one if it knows the world's attributes, else one of its own."""
     from causal_cxr.editors import DiffusionEditor
     from causal_cxr.editors.diffusion.fit import fit_diffusion
+    from causal_cxr.weights import shipped
 
-    named = {name: world.declared.attributes[name] for name in world.declared.labelled}
-    shipped = DiffusionEditor.from_shipped("diffusion-base")
-    if shipped.graph_attributes == named:
-        return shipped
+    named = dict(world.declared.attributes)
+    if DiffusionEditor.from_shipped("diffusion-base").graph_attributes == named:
+        return shipped("diffusion-base")
 
     def fit(folder: Path) -> None:
         phantom = world.independent().sample(FIT_IMAGES, BASE_SEED)
         fit_diffusion(phantom, np.arange(len(phantom)), named, steps=BASE_STEPS, seed=BASE_SEED).save(folder)
 
-    return DiffusionEditor.from_pretrained(_cached(f"base|{sorted(named)}|{world.fingerprint}|{BASE_STEPS}", fit))
+    return _cached(f"base|{world.independent().fingerprint}|{FIT_IMAGES}|{BASE_STEPS}", fit)
 
 
 def _cached(recipe: str, fit: Callable[[Path], None]) -> Path:
