@@ -25,27 +25,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from record import record
-from scoring import CURVE_ONLY, METHODS, STORY, Scored, beside_truth, summarise
+from scoring import METHODS, STORY, Scored, beside_truth, summarise
 from simulation import Fault, Marked, SimulatedEditor, SimulatedReader
 
 from causal_cxr.audits import Audit
-from causal_cxr.data.phantom.truth import truth_of
+from causal_cxr.data.phantom.truth import NEGATIVE, truth_of
 from causal_cxr.data.phantom.world import World
 from causal_cxr.graphs import default_contrasts
 
 SIMULATED = ("oracle", "noop", "drift", "leaky")
 UNEDITED = 4_000  #: images of the unedited side
-JUDGED = 1_000
-DISEASES = ("cardiomegaly", "effusion", "pneumothorax", "pneumonia", "consolidation", "oedema", "nodule")
+#: What diseases and marks are drawn as.
+DISEASES = ("cardiothoracic_ratio", "effusion_ml", "pneumothorax", "consolidation", "oedema", "nodule_mm")
 MARKS = ("laterality_marker", "portable_marker", "arrow_stamp", "control_dot", "control_bar", "control_ring")
-SMALL = 0.2  #: of delta: what counts as no effect
+CURVE_ONLY = "weak"  #: the named world that belongs to the power curve, not to F1
 
 
-def audit(world: World, editor: str, options: argparse.Namespace, seed: int) -> tuple[Scored, set[tuple[str, str]]]:
-    """Audit one world once, and lay the result beside its truth."""
+def audit(
+    label: str, world: World, truth: pd.DataFrame, options: argparse.Namespace, seed: int
+) -> tuple[Scored, set[tuple[str, str, str]]]:
+    """Audit one world once, and lay the result beside its truth; the planted faults come along."""
+    editor = options.editor
     leaky = editor == "leaky"
-    signs = (*world.hidden_signs, *world.labelled_signs) if leaky else world.hidden_signs
-    truth = truth_of(world, signs=signs, draws=options.draws)
     contrasts = default_contrasts(world.declared, world.content.shifts)
     faults: tuple[Fault, ...] = ()
     begun = time.monotonic()
@@ -72,11 +73,11 @@ def audit(world: World, editor: str, options: argparse.Namespace, seed: int) -> 
     cells.loc[labelled, "positive"] = pd.NA
     cells = cells.assign(semantics=made.semantics, labelled_outcome=labelled,
                          recorded_wrongly=bool(world.content.label_noise or world.content.missing))  # fmt: skip
-    null = not (
-        cells["relation"].isin(["causes", "caused by", "undeclared common cause", "selection", "mediated"]) & ~labelled
-    ).any()
-    planted = {(fault.cause, fault.sign.name) for fault in faults}
-    return Scored(world.name, seed, cells, null and not planted, seconds, len(report.measurements)), planted
+    connected = cells["relation"].isin(["causes", "caused by", "undeclared common cause", "selection", "mediated"])
+    null = not (connected & ~labelled).any()
+    planted = {(label, fault.cause, fault.sign.name) for fault in faults}
+    curve_only = world.fingerprint == World.load(CURVE_ONLY).fingerprint
+    return Scored(label, seed, cells, null and not planted, seconds, len(report.measurements), curve_only), planted
 
 
 def plant(world: World, truth: pd.DataFrame, most: int = 6) -> tuple[Fault, ...]:
@@ -85,31 +86,43 @@ def plant(world: World, truth: pd.DataFrame, most: int = 6) -> tuple[Fault, ...]
     Only pairs of a sign with prevalence >= 0.2 whose total, adjusted and marginal effects are near zero.
     """
     by_name = {sign.name: sign for sign in (*world.hidden_signs, *world.labelled_signs)}
-    nothing = truth[["total", "adjusted", "marginal"]].abs().max(axis=1) <= SMALL * truth["delta"]
+    nothing = truth[["total", "adjusted", "marginal"]].abs().max(axis=1) <= NEGATIVE * truth["delta"]
     common = truth["prevalence"].between(0.2, 0.8)
     faults: dict[str, Fault] = {}
+
+    def drawn(name: str, things: tuple[str, ...]) -> bool:
+        return any(way.draws in things for way in world.shown.get(name, ()))
+
     for row in truth[nothing & common].to_dict("records"):
         sign = by_name[row["concept"]]
-        garbled = row["attribute"] in DISEASES and sign.attribute in MARKS and sign.level is not None
+        garbled = drawn(row["attribute"], DISEASES) and drawn(sign.attribute, MARKS) and sign.level is not None
         moved = row["attribute"] == "age" and sign.attribute == "sex"
         if (garbled or moved) and sign.name not in faults:
             faults[sign.name] = Fault(row["attribute"], sign)
     return tuple(faults.values())[:most]
 
 
-def chosen_worlds(options: argparse.Namespace) -> list[World]:
-    """Named worlds, files, and random ones: ``--worlds 12`` is all named ones and 12 random ones."""
+def chosen_worlds(options: argparse.Namespace) -> dict[str, World]:
+    """Named worlds, files, and random ones, by what the results call them; a name that comes again is numbered."""
     worlds = [World.load(file) for file in options.world]
     for entry in options.worlds:
         if entry.isdigit():
             worlds += [World.random(options.first_world + i) for i in range(int(entry))]
         elif entry == "named":
-            worlds += [World.load(name) for name in World.names() if name not in CURVE_ONLY and name != "independent"]
+            worlds += [World.load(name) for name in World.names() if name not in (CURVE_ONLY, "independent")]
         else:
             worlds.append(World.load(entry))
     if not worlds:
         raise SystemExit("Name worlds: --worlds named 12, --worlds portable null, or --world FILE.yaml.")
-    return worlds
+    labelled: dict[str, World] = {}
+    for world in worlds:
+        if not world.hidden_signs:
+            raise SystemExit(
+                f"Nothing that the world {world.name!r} hides shows in the image: an audit of it has no question."
+            )
+        times = sum(name == world.name or name.startswith(f"{world.name} #") for name in labelled)
+        labelled[f"{world.name} #{times + 1}" if times else world.name] = world
+    return labelled
 
 
 def show(editor: str, summary: dict[str, Any]) -> None:
@@ -117,30 +130,34 @@ def show(editor: str, summary: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{editor}: {summary['runs']} audits of {len(summary['worlds'])} worlds")
-    for column in (
-        "",
+    table = Table(title=f"{editor}: {summary['runs']} audits of {len(summary['worlds'])} worlds, pairs of attributes")
+    heads = (
         "F1",
         "precision",
         "recall",
         "false-discovery rate",
         "SHD a run",
+        "F1 without mediated",
         "null runs with a false hidden",
-    ):
+    )
+    for column in ("", *heads):
         table.add_column(column)
 
-    def line(name: str, found: dict[str, Any]) -> None:
+    def line(name: str, found: dict[str, Any], extra: str) -> None:
         nulls = f"{found['null_runs_with_false_hidden']} of {found['null_runs']}" if found["null_runs"] else "-"
-        table.add_row(name, *(str(found[k]) for k in ("f1", "precision", "recall", "fdr", "shd")), nulls)
+        table.add_row(name, *(str(found[k]) for k in ("f1", "precision", "recall", "fdr", "shd")), extra, nulls)
 
-    line(f"audit with {editor} (of the decided)", summary)
+    line(f"audit with {editor}, of the decided", summary, "")
     for method in METHODS:
-        line(STORY[method], summary["baselines"][method])
+        line(STORY[method], summary["baselines"][method], str(summary["baselines"][method]["f1_without_mediated"]))
     console = Console(width=170)
     console.print(table)
-    console.print(
-        f"The editor adds nothing over (d) in: {', '.join(summary['adds_nothing_over_adjusted']) or 'no world'}."
-    )
+    console.print(f"{summary['undecided']} undecided; F1 with undecided pairs as not found: {summary['f1_of_all']}.")
+    for key, words in (
+        ("adds_nothing_over_adjusted", "adds nothing over (d)"),
+        ("adds_only_mediation", "only tells hidden from mediated, beyond (d),"),
+    ):
+        console.print(f"The editor {words} in: {', '.join(summary[key]) or 'no world'}.")
     rest = {k: v for k, v in summary.items() if k not in ("baselines", "by_world", "worlds")}
     console.print_json(json.dumps(rest))
 
@@ -164,20 +181,23 @@ def main() -> None:
     parser.add_argument("--pixels", action=argparse.BooleanOptionalAction, default=True, help="draw the radiographs")
     parser.add_argument("--json", type=Path, help="where the numbers go")
     options = parser.parse_args()
-    runs, faults = [], set()
-    worlds = chosen_worlds(options)
-    for world in worlds:
+    runs, faults, truth_seconds = [], set(), 0.0
+    for label, world in chosen_worlds(options).items():
+        begun = time.monotonic()
+        signs = (*world.hidden_signs, *world.labelled_signs) if options.editor == "leaky" else world.hidden_signs
+        truth = truth_of(world, signs=signs, draws=options.draws)
+        truth_seconds += time.monotonic() - begun
         for seed in range(options.first_seed, options.first_seed + options.seeds):
-            run, planted = audit(world, options.editor, options, seed)
+            run, planted = audit(label, world, truth, options, seed)
             runs.append(run)
-            faults |= {(world.name, *pair) for pair in planted}
+            faults |= planted
             cells = run.cells
             print(
-                f"{world.name} seed {seed}: {int(cells['claim_ours'].sum())} hidden of "
+                f"{label} seed {seed}: {int(cells['claim_ours'].sum())} hidden of "
                 f"{int(cells['positive'].fillna(False).sum())} planted, {int((cells['verdict'] == 'undecided').sum())} of "
                 f"{len(cells)} undecided, {run.seconds:.1f} s", flush=True,
             )  # fmt: skip
-    summary = summarise(runs, faults=faults)
+    summary = summarise(runs, faults=faults) | {"truth_seconds": round(truth_seconds, 1)}
     show(options.editor, summary)
     record(options.json, seed=options.first_seed, summary={options.editor: summary})
 

@@ -28,7 +28,7 @@ def record(file: Path | None, *, seed: int, summary: Mapping[str, object]) -> No
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(json.dumps(result, indent=1) + "\n")
+    partial.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
     partial.rename(file)
 
 

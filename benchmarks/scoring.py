@@ -10,16 +10,15 @@ import numpy as np
 import pandas as pd
 
 from causal_cxr.audits.effects import benjamini_yekutieli, paired_effect
-from causal_cxr.data.phantom.truth import GREY
+from causal_cxr.data.phantom.truth import GREY, NEGATIVE
 
 METHODS = ("metadata", "association", "plain_edits", "adjusted")  #: the baselines, weakest first
 STORY = {
     "metadata": "(a) metadata alone: no column names a hidden attribute, so no edge can be found",
-    "association": "(b) association of reader scores with attributes, no editor",
+    "association": "(b) association of reader scores with attributes, no editor, no graph",
     "plain_edits": "(c) edited minus original, no null edit, no graph: what published audits do",
     "adjusted": "(d) adjusted association, same readers and graph, no editor",
 }
-CURVE_ONLY = ("weak", "weak-independent")  #: worlds that belong to the power curve, not to F1
 BINS = (0.0, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)  #: of the power curve, in units of delta
 
 
@@ -28,11 +27,12 @@ class Scored:
     """One audited world: the audit's edges beside truth, with what the baselines would claim.
 
     Attributes:
-        world: its name.
+        world: what it is called in the results; two worlds never share it.
         seed: of the audit.
         cells: one row a contrast x concept: the audit's columns, truth's (relation, true effects, right verdicts) with the
             prefix ``true_`` where both have one, ``positive`` (True, False, or NA: grey), ``claim_<method>`` for each.
         null: whether nothing hidden is there to be found.
+        curve_only: whether it belongs to the power curve alone, not to F1.
         seconds: of the audit.
         images: read, edited ones included.
     """
@@ -43,6 +43,7 @@ class Scored:
     null: bool
     seconds: float
     images: int
+    curve_only: bool = False
 
 
 def beside_truth(
@@ -57,31 +58,33 @@ def beside_truth(
         semantics: of the editor: which verdict is right depends on it.
         alpha: false-discovery rate of the baselines, Benjamini-Yekutieli as ours.
     """
-    own = {"contrast", "concept", "of", "relation", "observational", "structural"}
+    own = {
+        "contrast",
+        "concept",
+        "of",
+        "relation",
+        "observational",
+        "structural",
+        "edge_observational",
+        "edge_structural",
+    }
     renamed = truth.drop(columns="attribute").rename(columns=lambda name: name if name in own else f"true_{name}")
     cells = edges.merge(renamed, on=["contrast", "concept"], validate="one_to_one")
     cells["right"] = cells[semantics]
-    cells["positive"] = pd.array([pd.NA if v == GREY else "hidden" in v.split("|") for v in cells["right"]], "boolean")
+    cells["positive"] = cells[f"edge_{semantics}"]
     cells["is_right"] = [v in right.split("|") for v, right in zip(cells["verdict"], cells["right"], strict=True)]
     cells["claim_ours"] = cells["verdict"] == "hidden"
     cells["claim_metadata"] = False
-    marginal = cells["marginal_effect"] / cells["marginal_se"]
-    cells["claim_association"] = _discoveries(marginal.to_numpy(), alpha)
-    cells["claim_plain_edits"] = _discoveries(_plain_edits(cells, measurements), alpha)
+    cells["claim_association"] = benjamini_yekutieli(cells["marginal_p_yes"].fillna(1.0).to_numpy()) <= alpha
+    cells["claim_plain_edits"] = benjamini_yekutieli(_plain_edits(cells, measurements)) <= alpha
     cells["claim_adjusted"] = cells["rival_q"] <= alpha
     return cells
 
 
-def _discoveries(z: np.ndarray, alpha: float) -> np.ndarray:
-    from scipy import stats
-
-    return benjamini_yekutieli(np.where(np.isnan(z), 1.0, 2 * stats.norm.sf(np.abs(z)))) <= alpha
-
-
 def _plain_edits(cells: pd.DataFrame, measurements: pd.DataFrame) -> np.ndarray:
-    """t statistics of edited minus unedited scores, oriented, images taken as independent."""
+    """p of "no effect" from edited minus unedited scores, oriented, images taken as independent."""
     factual = measurements[measurements["kind"] == "factual"].set_index("row")
-    z = []
+    p = []
     for cell in cells.to_dict("records"):
         column = f"{cell['reader']}/{cell['concept']}"
         edits = measurements[
@@ -91,32 +94,39 @@ def _plain_edits(cells: pd.DataFrame, measurements: pd.DataFrame) -> np.ndarray:
         before = factual.loc[edits["row"], column].to_numpy(dtype=float)
         change = (edits[column].to_numpy(dtype=float) - before) * edits["orientation"].to_numpy()
         effect = paired_effect(change, np.arange(len(change)))
-        z.append(effect.value / effect.se if effect.n else np.nan)
-    return np.array(z)
+        p.append(effect.p_yes(0.0) if effect.n else 1.0)
+    return np.array(p)
 
 
 def summarise(runs: Iterable[Scored], *, faults: set[tuple[str, str, str]] | None = None) -> dict[str, Any]:
-    """The figures of one editor over all its runs; see ``benchmarks/discovery.py``."""
+    """The figures of one editor over all its runs; see ``benchmarks/discovery.py``.
+
+    Args:
+        runs: audits beside truth.
+        faults: planted (world, attribute, concept).
+    """
     runs = list(runs)
-    scored = [run for run in runs if run.world not in CURVE_ONLY]
-    everything = pd.concat([run.cells.assign(world=run.world, seed=run.seed) for run in runs], ignore_index=True)
-    with_labelled = everything[~everything["world"].isin(CURVE_ONLY)]
+    everything = pd.concat(
+        [run.cells.assign(world=run.world, seed=run.seed, curve_only=run.curve_only) for run in runs], ignore_index=True
+    )
+    with_labelled = everything[~everything["curve_only"]]
     cells = with_labelled[~with_labelled["labelled_outcome"]]
     everything = everything[~everything["labelled_outcome"]]
-    decided = cells[cells["verdict"] != "undecided"]
-    sound = cells[~_planted(cells, faults or set())]  # a fault is no error of the statistics
+    pairs, sound = adjacencies(cells), cells[~_planted(cells, faults or set())]  # a fault is no error of the statistics
+    decided, undecided = pairs[~pairs["undecided"]], cells["verdict"] == "undecided"
     nulls = [run for run in runs if run.null]
-    summary: dict[str, Any] = {
+    seconds, scored_runs = sum(run.seconds for run in runs), max(sum(not run.curve_only for run in runs), 1)
+    return {
         "worlds": sorted({run.world for run in runs}), "runs": len(runs),
         **_found(decided, "claim_ours"),
-        "recall_of_all": _found(cells, "claim_ours")["recall"],
-        "f1_of_all": _found(cells, "claim_ours")["f1"],
-        "undecided": round(float((cells["verdict"] == "undecided").mean()), 4),
-        "undecided_of_scored": round(float((cells.loc[cells["positive"].notna(), "verdict"] == "undecided").mean()), 4),
-        "undecided_why": dict(Counter(_kind(r) for r in cells.loc[cells["verdict"] == "undecided", "reason"]).most_common(8)),
+        "recall_of_all": _found(pairs, "claim_ours")["recall"],
+        "f1_of_all": _found(pairs, "claim_ours")["f1"],
+        "undecided": _share(undecided),
+        "undecided_pairs": _share(pairs["undecided"]),
+        "undecided_why": dict(Counter(_kind(r) for r in cells.loc[undecided, "reason"]).most_common(8)),
         "nominal_fdr": 0.05,
         "verdict_right": _share(sound.loc[(sound["verdict"] != "undecided") & (sound["right"] != GREY), "is_right"]),
-        "shd": round(float(_mistakes(cells, "claim_ours") / max(len(scored), 1)), 3),
+        "shd": _rounded(_mistakes(pairs, "claim_ours") / scored_runs),
         "arrowheads": _arrowheads(cells),
         "null_runs": len(nulls),
         "null_runs_with_false_hidden": sum(bool(run.cells["claim_ours"].any()) for run in nulls),
@@ -125,50 +135,80 @@ def summarise(runs: Iterable[Scored], *, faults: set[tuple[str, str, str]] | Non
         "verdicts_by_true_relation": {
             str(relation): dict(Counter(group["verdict"]).most_common()) for relation, group in cells.groupby("relation")
         },
-        "seconds": round(sum(run.seconds for run in runs), 1),
-        "images_per_second": round(sum(run.images for run in runs) / sum(run.seconds for run in runs), 1),
-        "baselines": {method: _baseline(runs, cells, method) for method in METHODS},
-        "adds_nothing_over_adjusted": _adds_nothing(cells),
-        "by_world": {str(name): _found(group[group["verdict"] != "undecided"], "claim_ours") for name, group in cells.groupby("world")},
+        "seconds": _rounded(seconds),
+        "images_per_second": _rounded(sum(run.images for run in runs) / seconds),
+        "baselines": {method: _baseline(nulls, pairs, decided, method, scored_runs) for method in METHODS},
+        **_beyond_adjustment(pairs),
+        "by_world": {str(name): _found(mine, "claim_ours") for name, mine in decided.groupby("world")},
+        **_faults(with_labelled, faults or set()),
     }  # fmt: skip
-    if faults:
-        summary |= _faults(with_labelled, faults)
-    return summary
 
 
-def _found(cells: pd.DataFrame, claim: str) -> dict[str, Any]:
+def adjacencies(cells: pd.DataFrame) -> pd.DataFrame:
+    """One row a run and pair (attribute, hidden attribute), whose cells are its contrasts and levels.
+
+    A pair is claimed where a cell is, there where a cell's edge is, grey where none is there and one is grey, and undecided
+    where nothing is claimed and a cell is undecided.
+    """
+    claims = [f"claim_{method}" for method in ("ours", *METHODS)]
+    grouped = cells.groupby(["world", "seed", "attribute", "of"], sort=False)
+    pairs = grouped[claims].any()
+    there, grey = (
+        grouped["positive"].apply(lambda p: bool(p.fillna(False).any())),
+        grouped["positive"].apply(lambda p: p.isna().any()),
+    )
+    pairs["positive"] = there.astype("boolean").mask(~there & grey)
+    pairs["undecided"] = grouped["verdict"].apply(lambda v: bool((v == "undecided").any())) & ~pairs["claim_ours"]
+    pairs["mediated"] = grouped["relation"].first() == "mediated"
+    return pairs.reset_index()
+
+
+def _found(pairs: pd.DataFrame, claim: str) -> dict[str, Any]:
     """Adjacencies claimed against those that are there; grey pairs are not scored."""
-    scored = cells[cells["positive"].notna()]
+    scored = pairs[pairs["positive"].notna()]
     claimed, there = scored[claim].to_numpy(dtype=bool), scored["positive"].to_numpy(dtype=bool)
     right, wrong, lost = int((claimed & there).sum()), int((claimed & ~there).sum()), int((~claimed & there).sum())
-    precision = right / (right + wrong) if right + wrong else float("nan")
-    recall = right / (right + lost) if right + lost else float("nan")
-    f1 = 2 * right / (2 * right + wrong + lost) if right + lost else float("nan")
     return {
-        "f1": _rounded(f1), "precision": _rounded(precision), "recall": _rounded(recall),
-        "fdr": _rounded(wrong / max(right + wrong, 1)), "true_positives": right, "false_positives": wrong,
-        "false_negatives": lost, "scored": len(scored),
+        "f1": _ratio(2 * right, 2 * right + wrong + lost), "precision": _ratio(right, right + wrong),
+        "recall": _ratio(right, right + lost), "fdr": _ratio(wrong, right + wrong) or 0.0,
+        "true_positives": right, "false_positives": wrong, "false_negatives": lost, "scored": len(scored),
     }  # fmt: skip
 
 
-def _baseline(runs: list[Scored], cells: pd.DataFrame, method: str) -> dict[str, Any]:
-    """The same figures for a method that never says "undecided"."""
+def _baseline(
+    nulls: list[Scored], pairs: pd.DataFrame, decided: pd.DataFrame, method: str, runs: int
+) -> dict[str, Any]:
+    """The same figures for a method that never says "undecided".
+
+    ``f1_of_decided``: on the pairs that the audit decided. ``f1_without_mediated``: without the pairs whose effect runs
+    through labelled attributes, which no total association can tell from a hidden edge.
+    """
     claim = f"claim_{method}"
-    nulls = [run for run in runs if run.null]
     return {
-        "what": STORY[method], **_found(cells, claim), "shd": round(_mistakes(cells, claim) / max(len(runs), 1), 3),
+        "what": STORY[method], **_found(pairs, claim), "f1_of_decided": _found(decided, claim)["f1"],
+        "f1_without_mediated": _found(pairs[~pairs["mediated"]], claim)["f1"],
+        "shd": _rounded(_mistakes(pairs, claim) / runs),
         "null_runs": len(nulls), "null_runs_with_false_hidden": sum(bool(run.cells[claim].any()) for run in nulls),
     }  # fmt: skip
 
 
-def _adds_nothing(cells: pd.DataFrame) -> list[str]:
-    """Worlds in which the audit makes no fewer mistakes than the adjusted association, which needs no editor."""
-    worlds = cells.groupby("world")
-    return [str(name) for name, mine in worlds if _mistakes(mine, "claim_ours") >= _mistakes(mine, "claim_adjusted")]
+def _beyond_adjustment(pairs: pd.DataFrame) -> dict[str, list[str]]:
+    """Worlds where the audit makes no fewer mistakes than the adjusted association, which needs no editor.
+
+    ``adds_nothing_over_adjusted``: on all pairs; ``adds_only_mediation``: more worlds, where all it adds is to tell hidden
+    from mediated.
+    """
+
+    def no_better(mine: pd.DataFrame) -> bool:
+        return _mistakes(mine, "claim_ours") >= _mistakes(mine, "claim_adjusted")
+
+    nothing = [str(name) for name, mine in pairs.groupby("world") if no_better(mine)]
+    mediation = [str(name) for name, mine in pairs[~pairs["mediated"]].groupby("world") if no_better(mine)]
+    return {"adds_nothing_over_adjusted": nothing, "adds_only_mediation": [n for n in mediation if n not in nothing]}
 
 
-def _mistakes(cells: pd.DataFrame, claim: str) -> int:
-    scored = cells[cells["positive"].notna()]
+def _mistakes(pairs: pd.DataFrame, claim: str) -> int:
+    scored = pairs[pairs["positive"].notna()]
     return int((scored[claim].to_numpy(dtype=bool) != scored["positive"].to_numpy(dtype=bool)).sum())
 
 
@@ -184,8 +224,9 @@ def _arrowheads(cells: pd.DataFrame) -> dict[str, Any]:
 
 
 def _coverage(cells: pd.DataFrame, side: str, truth: str) -> dict[str, Any]:
-    """Share of nominal 95% intervals that hold the true effect; effects without any spread are left out as trivial."""
-    real = cells[(cells[f"{side}_se"] > 1e-6) & cells[f"true_{truth}"].notna() & ~cells["recorded_wrongly"]]
+    """Share of nominal 95% intervals that hold the true effect; edits that changed nothing anywhere are left out as trivial."""
+    moves = (cells["editor_effect"] != 0) if side == "editor" else True
+    real = cells[moves & cells[f"true_{truth}"].notna() & ~cells["recorded_wrongly"]]
     inside = (real[f"{side}_low"] <= real[f"true_{truth}"]) & (real[f"true_{truth}"] <= real[f"{side}_high"])
     return {f"coverage_{side}": _share(inside), f"intervals_{side}": len(real)}
 
@@ -210,7 +251,7 @@ def _faults(cells: pd.DataFrame, faults: set[tuple[str, str, str]]) -> dict[str,
     ]
     mine = cells[planted]
     decided = mine[mine["verdict"] != "undecided"]
-    marginal = decided["true_marginal"].abs() > 0.2 * decided["true_delta"]
+    marginal = decided["true_marginal"].abs() > NEGATIVE * decided["true_delta"]
     right = (decided["verdict"] == "artifact") | (marginal & (decided["verdict"] == "confounded"))
     return {
         "faults": len(mine), "faults_decided": len(decided), "artifact_recall": _share(right),
@@ -231,6 +272,10 @@ def _kind(reason: str) -> str:
         if reason.startswith(words):
             return words
     return reason.split(";")[0].split(" (")[0]
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return round(part / whole, 4) if whole else None
 
 
 def _share(values: Any) -> float | None:

@@ -153,32 +153,40 @@ class SimulatedEditor:
         ).hexdigest()[:16]
 
     def abduct(self, images: Tensor, attributes: pd.DataFrame, *, seeds: np.ndarray) -> Abduction:
-        """The rows say which noise it was; ``drift`` also remembers where the image has drifted to."""
-        return Abduction(attributes, (images, np.asarray(seeds)))
+        """The rows say which noise it was; ``noop`` keeps the images."""
+        return Abduction(attributes, images)
 
     def edit(self, abduction: Abduction, target: pd.DataFrame, *, phrasing: int = 0, strength: float = 1.0) -> Edit:
         """Draw the target, as faulty as the kind says."""
-        images, seeds = abduction.state
         if self.kind == "noop":
-            return Edit.all_accepted(images.clone())
+            return Edit.all_accepted(abduction.state.clone())
         rows = target.index.to_numpy()
         codes = self.phantom.counterfactual_codes(target)
         for fault in self.faults if self.kind == "leaky" else ():
             codes = self._leak(fault, codes, target, abduction.factual)
         drift: np.ndarray | float = 0.0
         if self.kind == "drift":
-            drift = self._drift(rows, seeds, target, phrasing)
+            drift = self._drift(target, abduction.factual, phrasing)
         return Edit.all_accepted(self.phantom.marked(codes, rows, drift))
 
-    def _drift(self, rows: np.ndarray, seeds: np.ndarray, target: pd.DataFrame, phrasing: int) -> np.ndarray:
-        """One draw a patient and target, one an image and target, of equal variance."""
-        k, asked = len(self.phantom.signs), [_digest(values, phrasing) for values in target.itertuples(index=False)]
-        patients = self.phantom.patients.iloc[rows]
-        drawn = np.empty((len(rows), k))
-        for i, (row, patient, words) in enumerate(zip(rows, patients, asked, strict=True)):
-            shared = np.random.default_rng([self.seed, _digest((patient,), 0), phrasing])
-            own = np.random.default_rng([self.seed, int(row), words])
-            drawn[i] = (shared.standard_normal(k) + own.standard_normal(k)) / np.sqrt(2)
+    def _drift(self, target: pd.DataFrame, factual: pd.DataFrame, phrasing: int) -> np.ndarray:
+        """``(n, signs)``: one draw a patient and question asked, one an image and question, of equal variance.
+
+        The question is which attributes are set to what; the null edit asks none, in other words.
+        """
+        drawn = np.empty((len(target), len(self.phantom.signs)))
+        patients = self.phantom.patients.iloc[target.index]
+        before = factual[list(target.columns)]
+        for i, (row, patient) in enumerate(zip(target.index, patients, strict=True)):
+            asked = [
+                f"{name}: {to}"
+                for name, was, to in zip(target.columns, before.iloc[i], target.iloc[i], strict=True)
+                if was != to
+            ]
+            question = [name.split(":")[0] for name in asked]
+            shared = np.random.default_rng([self.seed, _digest(patient, question, phrasing)])
+            own = np.random.default_rng([self.seed, int(row), _digest(asked, phrasing)])
+            drawn[i] = (shared.standard_normal(drawn.shape[1]) + own.standard_normal(drawn.shape[1])) / np.sqrt(2)
         return self.drift * drawn
 
     def _leak(
@@ -197,5 +205,5 @@ class SimulatedEditor:
         return {**codes, fault.sign.attribute: np.where(hit, value, codes[fault.sign.attribute])}
 
 
-def _digest(values: tuple[object, ...], phrasing: int) -> int:
-    return int.from_bytes(hashlib.sha256(repr((values, phrasing)).encode()).digest()[:6], "big")
+def _digest(*content: object) -> int:
+    return int.from_bytes(hashlib.sha256(repr(content).encode()).digest()[:6], "big")

@@ -28,6 +28,9 @@ EFFECTIVE_RATIO = 0.3  #: an editor must move A's own reader by this share of wh
 RARE = 0.2  #: below this prevalence delta is half the prevalence
 OVERLAP_SHARE, OVERLAP_LOW = 0.05, 0.02  #: at most this share of edited images may have a propensity beyond
 FOLLOW_SHARE = 0.5  #: a reader may follow A by this share of delta
+FEWEST_EXPECTED = (
+    10  #: images with the concept, and without, at the rarer level, were it as frequent there as elsewhere
+)
 FEASIBLE = 100  #: times the patients at hand; beyond that no number is told
 AGREE, DIFFER, OPEN = "agree", "differ", "open"
 PRESENT = 0.5  #: score from which a concept counts as shown, for ``gained`` and ``lost``
@@ -50,6 +53,7 @@ class _Observed:
 
     adjustment: frozenset[str] | None
     overlap: bool
+    fewest: int  #: images at the rarer of the two levels; all images for a continuous attribute
     adjusted: Effect
     marginal: Effect
 
@@ -183,20 +187,20 @@ def _observe(
     found: dict[str, _Observed] = {}
     for adjustment, columns in by_set.items():
         known = adjustment or frozenset()  # both sides of the same images
-        marginal, _ = _standardised(graph, table, factual, columns, contrast, edited, known, frozenset())
-        adjusted, overlap = (
-            (dict.fromkeys(columns, NOTHING), False) if adjustment is None
+        marginal, _, fewest = _standardised(graph, table, factual, columns, contrast, edited, known, frozenset())
+        adjusted, overlap, _ = (
+            (dict.fromkeys(columns, NOTHING), False, 0) if adjustment is None
             else _standardised(graph, table, factual, columns, contrast, edited, known, adjustment)
         )  # fmt: skip
-        found |= {c: _Observed(adjustment, overlap, adjusted[c], marginal[c]) for c in columns}
+        found |= {c: _Observed(adjustment, overlap, fewest, adjusted[c], marginal[c]) for c in columns}
     return found
 
 
 def _standardised(
     graph: CausalGraph, table: pd.DataFrame, factual: pd.DataFrame, columns: list[str], contrast: Contrast,
     edited: np.ndarray, complete: frozenset[str], adjustment: frozenset[str],
-) -> tuple[Mapping[str, Effect], bool]:  # fmt: skip
-    """Effect on each column by g-computation over ``adjustment``, and whether the overlap allows one.
+) -> tuple[Mapping[str, Effect], bool, int]:  # fmt: skip
+    """Effect on each column by g-computation over ``adjustment``, whether the overlap allows one, and the rarer level's images.
 
     Images that miss one of ``complete`` are left out.
     """
@@ -218,10 +222,11 @@ def _standardised(
     scores, patients = factual.loc[keep, columns].to_numpy(dtype=float), factual.loc[keep, "patient"].to_numpy()
     treatment, known = treatment[keep], known[keep]
     standard = known.index.isin(edited)
+    fewest = len(treatment) if continuous else int(min((treatment == 1).sum(), (treatment == 0).sum()))
     if not standard.any() or len(np.unique(treatment)) < 2:
-        return dict.fromkeys(columns, NOTHING), False
+        return dict.fromkeys(columns, NOTHING), False, fewest
     if not _overlaps(graph, known, treatment, adjustment, standard, continuous):
-        return dict.fromkeys(columns, NOTHING), False
+        return dict.fromkeys(columns, NOTHING), False, fewest
     covariates: dict[str, np.ndarray] = {}
     for name in sorted(adjustment):
         covariates |= covariate_columns(known[name], graph.attributes[name].encode(known[name]))
@@ -234,7 +239,7 @@ def _standardised(
         low, high = np.zeros(int(standard.sum())), np.ones(int(standard.sum()))
     design_low, design_high = (design_matrix(values, at, continuous) for values in (low, high))
     effects = g_computation(scores, patients, design, design_low, design_high, patients[standard])
-    return dict(zip(columns, effects, strict=True)), True
+    return dict(zip(columns, effects, strict=True)), True, fewest
 
 
 def _shifted(treatment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -349,7 +354,7 @@ def _cell(
 
     raw = {"editor": of("total"), "adjusted": seen.adjusted, "marginal": seen.marginal, "direct": of("direct"),
            "up": of("total", 1), "down": of("total", -1)}  # fmt: skip
-    effects = {side: e.scaled(slope, slope_se) if readable else e for side, e in raw.items()}
+    effects = {side: (e.scaled(slope, slope_se) if readable else e).unsettled() for side, e in raw.items()}
     row: dict[str, Any] = {
         "editor": editor, "attribute": contrast.attribute, "contrast": contrast.name, "concept": concept.name,
         "reader": reader, "control": concept.control, "delta": delta, "slope": slope, "slope_low": slope_low,
@@ -377,10 +382,9 @@ def _cell(
         (quality.follows["concept"] == concept.name) & (quality.follows["attribute"] == contrast.attribute)
     ]
     follows = inseparable = False
-    if readable and len(follow):
-        low, high = float(follow["low"].iloc[0]) / slope, float(follow["high"].iloc[0]) / slope
-        inseparable = bool(np.isnan(low))
-        follows = low > FOLLOW_SHARE * delta or high < -FOLLOW_SHARE * delta or inseparable
+    for low, high in follow[["low", "high"]].to_numpy(dtype=float) / slope if readable else ():
+        inseparable |= bool(np.isnan(low))  # of several levels one is enough
+        follows |= bool(low > FOLLOW_SHARE * delta or high < -FOLLOW_SHARE * delta or np.isnan(low))
     up, down = effects["up"], effects["down"]
     opposed = up.n and down.n and up.value * down.value < 0 and max(up.p_yes(delta), down.p_yes(delta)) <= alpha
     row["gate"] = (
@@ -393,6 +397,8 @@ def _cell(
         if concept.attribute is not None and graph.has_directed_path(concept.attribute, contrast.attribute)
         else "not identifiable: a latent common cause" if seen.adjustment is None
         else "no overlap" if not seen.overlap
+        else f"too few images to show it at both levels of {contrast.attribute}"
+        if min(prevalence, 1 - prevalence) * seen.fewest < FEWEST_EXPECTED
         else "asymmetric: the two directions have opposite signs" if opposed
         else ""
     )  # fmt: skip

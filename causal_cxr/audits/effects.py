@@ -65,6 +65,15 @@ class Effect:
         se = np.hypot(self.se / slope, value * slope_se / slope)
         return Effect(value, float(se), self.dof, self.n, self.patients)
 
+    def unsettled(self) -> "Effect":
+        """With an error no smaller than if one patient more had gone the other way.
+
+        Where nothing varies (no image of so many shows a change) the estimated error is zero, which proves nothing: with
+        the error of one patient in all, "no" needs a delta that so many patients can tell from zero.
+        """
+        least = 1 / self.patients if self.patients else 0.0
+        return Effect(self.value, max(self.se, least), self.dof, self.n, self.patients)
+
     def patients_needed(self, delta: float, alpha: float = 0.05) -> float:
         """Patients at which the interval's half width would decide, if the estimate stood still."""
         gap = abs(abs(self.value) - delta)

@@ -161,6 +161,14 @@ def test_what_attributes_do_to_each_other_is_asked_only_on_request_and_never_aga
     assert set(run(world, table, contrasts).edges["concept"]) == set(HIDDEN)
 
 
+def test_what_hardly_any_image_shows_is_not_judged_by_the_level_that_hardly_any_image_has(world: World) -> None:
+    """Where a level has so few images that none would show it anyway, its absence there is no difference."""
+    table = world.measure(FLIP)
+    table["r/of_nothing"] = (0.4 * (1 - SLOPE) + 0.01 * world.rng.normal(size=len(table))).astype(np.float32)
+    row = cell(run(world, table), "view", "of_nothing")
+    assert (row["verdict"], row["reason"]) == ("undecided", "too few images to show it at both levels of view")
+
+
 def test_an_editor_that_moves_another_attribute_for_nothing_makes_an_artifact(world: World) -> None:
     contrasts = tuple(c for c in default_contrasts(GRAPH) if c.attribute == "coin")
     table = world.measure(contrasts)

@@ -374,3 +374,14 @@ def test_by_is_its_published_formula_and_leaves_out_what_is_unknown() -> None:
         [3 * harmonic * 0.01, np.nan, harmonic * 0.04, harmonic * 0.04], nan_ok=True
     )
     assert np.isnan(benjamini_yekutieli(np.array([np.nan]))).all()
+
+
+def test_no_change_in_any_image_is_no_proof_of_a_smaller_effect_than_so_many_patients_can_tell():
+    still = paired_effect(np.zeros(60), np.arange(60))
+    assert still.p_no(0.01) < 1e-6  # the estimated error is zero
+    unsettled = still.unsettled()
+    assert unsettled.se == pytest.approx(1 / 60)
+    assert unsettled.p_no(0.01) > 0.25
+    assert unsettled.p_no(0.10) < 1e-6
+    wide = Effect(0.2, 0.05, 59, 60, 60)
+    assert wide.unsettled() == wide

@@ -82,11 +82,15 @@ def test_faults_are_planted_only_where_nothing_is_true():
 def test_worlds_are_named_numbered_or_files(mine, monkeypatch):
     def chosen(**given):
         options = discovery.argparse.Namespace(**{"world": [], "worlds": [], "first_world": 7, **given})
-        return [world.name for world in discovery.chosen_worlds(options)]
+        return list(discovery.chosen_worlds(options))
 
     assert chosen(worlds=["portable", "2"], world=[mine]) == ["mine", "portable", "random-7", "random-8"]
+    assert chosen(world=[mine, mine]) == ["mine", "mine #2"]  # two worlds never run together under one name
     named = chosen(worlds=["named"])
     assert "null" in named
     assert not {"weak", "independent"} & set(named)
     with pytest.raises(SystemExit, match="Name worlds"):
         chosen()
+    mine.write_text(MINE.replace("{draws: arms}}", "null, control_dot: null}"))
+    with pytest.raises(SystemExit, match="Nothing that the world 'mine' hides shows"):
+        chosen(world=[mine])

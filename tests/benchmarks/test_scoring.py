@@ -1,5 +1,7 @@
 """Scores of an audit against truth: counted by hand on small tables."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,16 +16,16 @@ def cells(rows):
         "attribute": "view", "concept": "u", "reason": "", "right": "none", "is_right": True, "semantics": "structural",
         "labelled_outcome": False, "recorded_wrongly": False, "true_total": 0.0, "true_adjusted": 0.0, "true_marginal": 0.0,
         "true_delta": 0.1, "editor_se": 0.1, "editor_low": -0.2, "editor_high": 0.2, "adjusted_se": 0.1,
-        "adjusted_low": -0.2, "adjusted_high": 0.2,
+        "adjusted_low": -0.2, "adjusted_high": 0.2, "editor_effect": 0.01,
     }  # fmt: skip
-    frame = pd.DataFrame([{**usual, **row} for row in rows])
+    frame = pd.DataFrame([{**usual, "of": f"u{i}", **row} for i, row in enumerate(rows)])
     frame["positive"] = frame["positive"].astype("boolean")
     claims = dict.fromkeys(CLAIMS, frame["verdict"] == "hidden")
     return frame.assign(**{**claims, "claim_metadata": False})
 
 
-def run(rows, world="w", null=False, seed=0):
-    return Scored(world, seed, cells(rows), null, seconds=2.0, images=100)
+def run(rows, world="w", null=False, seed=0, curve_only=False):
+    return Scored(world, seed, cells(rows), null, seconds=2.0, images=100, curve_only=curve_only)
 
 
 FOUND = {"verdict": "hidden", "relation": "causes", "positive": True, "right": "hidden"}
@@ -56,7 +58,7 @@ def test_a_grey_pair_is_never_scored_but_stands_in_the_power_curve():
 
 
 def test_worlds_of_the_power_curve_do_not_count_for_f1():
-    summary = summarise([run([FOUND]), run([DENIED | {"true_total": 0.3, "true_adjusted": 0.3}], world="weak")])
+    summary = summarise([run([FOUND]), run([DENIED | {"true_total": 0.3, "true_adjusted": 0.3}], curve_only=True)])
     assert summary["f1"] == 1.0
     assert sum(row["pairs"] for row in summary["power"]) == 2
 
@@ -68,9 +70,9 @@ def test_null_runs_are_those_with_nothing_to_find_and_any_claim_in_them_is_count
     assert summary["baselines"]["association"]["null_runs_with_false_hidden"] == 1
 
 
-def test_coverage_counts_intervals_that_hold_the_truth_and_leaves_out_those_of_no_width():
+def test_coverage_counts_intervals_that_hold_the_truth_and_leaves_out_edits_that_changed_nothing():
     inside, outside = QUIET, QUIET | {"true_total": 0.5, "true_adjusted": 0.5}
-    exact = QUIET | {"editor_se": 0.0, "adjusted_se": 0.0, "true_total": 0.9}
+    exact = QUIET | {"editor_effect": 0.0, "true_total": 0.9}
     summary = summarise([run([FOUND, inside, inside, outside, exact])])
     assert (summary["coverage_editor"], summary["intervals_editor"]) == (0.75, 4)
 
@@ -108,7 +110,35 @@ def test_seconds_and_images_add_up():
     assert np.isclose(summary["verdict_right"], 1.0)
 
 
-def test_it_is_said_where_the_editor_adds_nothing_over_the_adjusted_association():
-    better, same = run([FOUND, QUIET], world="better"), run([FOUND, QUIET], world="same")
-    better.cells["claim_adjusted"] = True
-    assert summarise([better, same])["adds_nothing_over_adjusted"] == ["same"]
+def test_it_is_said_where_the_editor_adds_nothing_and_where_it_only_tells_mediated_from_hidden():
+    mediated = QUIET | {"relation": "mediated"}
+    better, same, tells = (
+        run([FOUND, QUIET], world="better"),
+        run([FOUND, QUIET], world="same"),
+        run([FOUND, mediated], world="tells"),
+    )
+    better.cells["claim_adjusted"] = tells.cells["claim_adjusted"] = True
+    summary = summarise([better, same, tells])
+    assert summary["adds_nothing_over_adjusted"] == ["same"]
+    assert summary["adds_only_mediation"] == ["tells"]
+    assert summary["baselines"]["adjusted"]["f1_without_mediated"] == pytest.approx(6 / 7, abs=1e-4)
+
+
+def test_the_levels_of_an_attribute_are_one_pair_claimed_where_one_is_and_undecided_where_none_is():
+    level = {"of": "marker"}
+    summary = summarise([run([FOUND | level, LOST | level, GREY | level, QUIET])])
+    assert (summary["true_positives"], summary["scored"], summary["shd"]) == (1, 2, 0)
+    assert summarise([run([LOST | level, QUIET | level, QUIET])])["undecided_pairs"] == pytest.approx(1 / 2)
+    one_grey = summarise([run([QUIET | level, GREY | level | {"verdict": "none"}])])
+    assert one_grey["scored"] == 0
+
+
+def test_claims_without_anything_to_find_have_an_f1_of_zero_and_silence_has_none():
+    assert summarise([run([FALSE, QUIET])])["f1"] == 0.0
+    assert summarise([run([QUIET])])["f1"] is None
+
+
+def test_a_result_without_any_decision_is_still_plain_json():
+    summary = summarise([run([LOST | {"positive": pd.NA}])], faults=set())
+    json.dumps(summary, allow_nan=False)
+    assert (summary["undecided"], summary["artifact_recall"], summary["faults"]) == (1.0, None, 0)

@@ -97,3 +97,22 @@ def test_a_leak_moves_its_sign_with_its_cause_in_its_share_of_images_and_nothing
     follows = np.isclose(scores[:, j], (change == 1).to_numpy(), atol=1e-5)
     assert follows.mean() == pytest.approx(0.6 + 0.4 * 0.5, abs=0.08)
     np.testing.assert_array_equal(edit(phantom, leaky, rows), phantom.images(rows))
+
+
+def test_drift_is_another_for_every_question_and_does_not_cancel_in_edit_less_null(world, phantom):
+    """Beyond its null edit, an edit drifts by twice the variance; and what one contrast drifts tells nothing of another."""
+    editor, rows, reader = (
+        SimulatedEditor(phantom, "drift", drift=0.05, seed=1),
+        np.arange(N),
+        SimulatedReader.perfect(world, 0),
+    )
+    factual = phantom.attributes.iloc[rows]
+    abduction = editor.abduct(phantom.images(rows), factual, seeds=rows)
+    null = reader.read(editor.edit(abduction, factual, phrasing=1).images)
+    beyond = []
+    for name in ("sex", "weekday"):  # neither moves anything hidden in this world
+        target = factual.assign(**{name: phantom.graph.attributes[name].coerce(flipped(phantom, name, rows))})
+        hidden = len(world.hidden_signs)
+        beyond.append((reader.read(editor.edit(abduction, target).images) - null).numpy()[:, :hidden].ravel())
+    assert [b.std() for b in beyond] == pytest.approx([0.05 * np.sqrt(2)] * 2, rel=0.08)
+    assert np.corrcoef(*beyond)[0, 1] == pytest.approx(0.5, abs=0.08)  # they share the null edit alone

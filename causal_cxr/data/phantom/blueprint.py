@@ -71,6 +71,11 @@ def blueprint(content: WorldFile) -> Blueprint:
     shown = _shown(content, attributes)
     graph = _true_graph(content, attributes, shown)
     latents = _latent_strengths(content, graph)
+    for name in sorted({name for weights in latents.values() for name in weights}):
+        rule = content.mechanisms[name].linear
+        if rule is not None and not rule.sd:
+            raise BadKey(("mechanisms", name), f"{name!r} has sd: 0 and a latent common cause, which it would reveal exactly; "
+                         "give it an sd above 0.")  # fmt: skip
     _check_names(content, graph)
     mechanisms = {name: content.mechanisms[name] for name in attributes}
     return Blueprint(mechanisms, shown, graph, _declared(content, graph, shown), latents)

@@ -45,8 +45,11 @@ _CO_OCCURS: Mapping[str, str] = {"total": "no", "adjusted": "yes"}
 COLUMNS = [
     "attribute", "contrast", "concept", "of", "relation", "adjustment", "prevalence", "delta",
     *(f"{side}{end}" for side in ("total", "direct", "marginal", "adjusted") for end in ("", "_low", "_high")),
-    "observational", "structural",
+    "observational", "structural", "edge_observational", "edge_structural",
 ]  # fmt: skip
+#: Relations that leave nothing between A and U once the other labelled attributes are given, colliders aside.
+BLOCKED = ("mediated", "declared common cause", "none")
+TAILS = (0.005, 0.995)  #: quantiles between which a continuous attribute is well seen
 GREY = "grey"  #: neither clearly there nor clearly absent: not scored, but shown in power curves
 
 
@@ -68,6 +71,9 @@ class Estimate:
         spread = float(parts.std(ddof=1)) / np.sqrt(len(parts)) if len(parts) > 1 else float("nan")
         half = float(t.ppf(0.975, max(len(parts) - 1, 1))) * spread
         return cls(mean, mean - half, mean + half)
+
+
+NOUGHT = Estimate(0.0, 0.0, 0.0)
 
 
 def truth_of(
@@ -101,8 +107,10 @@ def truth_of(
         One row a contrast x sign: ``attribute``, ``contrast``, ``concept`` (the sign's name), ``of`` (the attribute it is
         about), ``relation`` (a key of :data:`RIGHT`), ``adjustment`` (comma-separated; ``None`` where no set identifies the
         effect), ``prevalence``, ``delta``; ``total``, ``direct``, ``adjusted``, ``marginal``, each with ``_low`` and
-        ``_high``, the Monte Carlo 95% interval; ``observational`` and ``structural``: the right verdicts, joined by ``|``,
-        :data:`GREY` where an effect is neither >= 2 delta nor <= delta / 5.
+        ``_high``, the Monte Carlo 95% interval, exactly 0 where the graph says so; ``observational`` and ``structural``: the
+        right verdicts, joined by ``|``, :data:`GREY` where an effect is neither >= 2 delta nor <= delta / 5;
+        ``edge_observational`` and ``edge_structural``: whether such an editor should find a hidden edge (True, False, or NA:
+        grey, see :func:`hidden_edge`).
     """
     contrasts = tuple(contrasts or default_contrasts(world.declared, world.content.shifts))
     signs = world.hidden_signs if signs is None else tuple(signs)
@@ -130,6 +138,7 @@ def truth_of(
             delta = smallest_effect if prevalence >= RARE else max(prevalence / 2, 0.01)
             estimates = {side: Estimate.of(values[:, j]) for side, values in effects.items()}
             relation = relation_of(world, contrast.attribute, sign.attribute, adjustment)
+            estimates |= dict.fromkeys(_zero_by_graph(world, contrast.attribute, sign.attribute, adjustment), NOUGHT)
             row: dict[str, Any] = {
                 "attribute": contrast.attribute, "contrast": contrast.name, "concept": sign.name, "of": sign.attribute,
                 "relation": relation, "adjustment": None if adjustment is None else ", ".join(sorted(adjustment)),
@@ -139,8 +148,31 @@ def truth_of(
                 row |= {side: e.value, f"{side}_low": e.low, f"{side}_high": e.high}
             values = {side: e.value for side, e in estimates.items()}
             row["observational"], row["structural"] = (right_verdict(relation, values, delta, i) for i in (0, 1))
+            edges: list[Any] = [hidden_edge(relation, values, delta, editor) for editor in (0, 1)]
+            if relation in BLOCKED and _moves_with_all_else(world, contrast.attribute, sign.attribute):
+                row["observational"], edges[0] = GREY, pd.NA
+            row["edge_observational"], row["edge_structural"] = edges
             rows.append(row)
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(COLUMNS[-2:], "boolean"))
+
+
+def _zero_by_graph(world: World, attribute: str, hidden: str, adjustment: frozenset[str] | None) -> list[str]:
+    """The sides on which there is no effect whatever the mechanisms."""
+    dag, always = explicit_dag(world.graph), selection(world.graph)
+    as_recorded = bool(world.content.missing or world.content.label_noise)
+    zero = []
+    if nx.is_d_separator(dag, {attribute}, {hidden}, always) and not world.content.missing:
+        zero.append("marginal")  # wrong labels go with nothing else
+    if adjustment is not None and hidden not in adjustment and not as_recorded:
+        zero += ["adjusted"] * nx.is_d_separator(dag, {attribute}, {hidden}, adjustment | always)
+    return zero
+
+
+def _moves_with_all_else(world: World, attribute: str, hidden: str) -> bool:
+    """Whether A and U go together given every other column, as an editor that is told them all learns it."""
+    dag, always = explicit_dag(world.graph), selection(world.graph)
+    others = set(world.graph.labelled) - {attribute, hidden}
+    return not nx.is_d_separator(dag, {attribute}, {hidden}, others | always)
 
 
 def relation_of(world: World, attribute: str, hidden: str, adjustment: frozenset[str] | None) -> str:
@@ -200,6 +232,26 @@ def right_verdict(relation: str, effects: Mapping[str, float], delta: float, edi
     return "none" if all(calls[side] == "no" for side in ("total", "adjusted", "marginal")) else GREY
 
 
+def hidden_edge(relation: str, effects: Mapping[str, float], delta: float, editor: int) -> Any:
+    """Whether an observational (0) or structural (1) editor should find a hidden edge: True, False, or ``pd.NA`` (grey).
+
+    An edge is there where A acts on U past the other labelled attributes with effects >= 2 delta of one sign (``total``,
+    ``direct``, ``adjusted``), and for an observational editor also where U acts on A, or something undeclared on both, with an
+    adjusted effect >= 2 delta. None is there where that effect is <= delta / 5, and where the relation is another: an
+    effect through labelled attributes only, or an association that adjustment takes away, is no edge however strong.
+    """
+    if relation == "causes":
+        sides = [effects[side] for side in ("total", "direct", "adjusted")]
+        if abs(effects["direct"]) <= NEGATIVE * delta:
+            return False
+        there = min(map(abs, sides)) >= POSITIVE * delta and len({value > 0 for value in sides}) == 1
+        return True if there else pd.NA
+    if relation in BLOCKED or editor == 1:
+        return False
+    adjusted = abs(effects["adjusted"])
+    return True if adjusted >= POSITIVE * delta else False if adjusted <= NEGATIVE * delta else pd.NA
+
+
 def _interventions(
     world: World,
     contrast: Contrast,
@@ -232,8 +284,9 @@ def _g_formula(
     a = codes[contrast.attribute]
     covariates = _basis(graph, {name: codes[name] for name in sorted(adjustment)}, known, len(a))
     if isinstance(attribute, Continuous):
-        spline = SplineTransformer(n_knots=KNOTS, degree=3, include_bias=False).fit(a[known, None])
-        up = a + contrast.shift <= np.nanmax(a)
+        spline = _spline(a[known])
+        least, most = np.nanquantile(a, TAILS)  # beyond, there are too few images to say what is expected
+        up = a + contrast.shift <= most
         ends = [np.where(up, a, a - contrast.shift), np.where(up, a + contrast.shift, a)]
 
         def design(values: np.ndarray) -> np.ndarray:
@@ -243,7 +296,7 @@ def _g_formula(
             return np.column_stack([basis, covariates[:, 1:], covariates[:, 1:] * slope[:, None]])
 
         X, low, high = design(a), design(ends[0]), design(ends[1])
-        inside = known & (ends[0] >= np.nanmin(a)) & (ends[1] <= np.nanmax(a))
+        inside = known & (ends[0] >= least) & (ends[1] <= most)
         found = []
         for b in range(BATCHES):
             fit, ask = known & (part == b), inside & (part == b)
@@ -267,6 +320,12 @@ def _g_formula(
     return np.stack(found)
 
 
+def _spline(values: np.ndarray) -> SplineTransformer:
+    """A cubic with knots at quantiles, straight beyond the tails; so no piece of it hangs on a few images."""
+    knots = np.unique(np.quantile(values, np.linspace(*TAILS, KNOTS)))[:, None]
+    return SplineTransformer(degree=3, knots=knots, extrapolation="linear", include_bias=False).fit(values[:, None])
+
+
 def _basis(graph: CausalGraph, codes: Mapping[str, np.ndarray], known: np.ndarray, n: int) -> np.ndarray:
     """``(n, p)``: intercept, every pattern of the levelled covariates, splines of the numbers and their products with levels."""
     columns = [np.ones((n, 1))]
@@ -283,7 +342,7 @@ def _basis(graph: CausalGraph, codes: Mapping[str, np.ndarray], known: np.ndarra
         patterns = np.column_stack([dummies, crossed])
         columns.append(patterns)
     for name in set(codes) - set(levelled):
-        spline = SplineTransformer(n_knots=KNOTS, degree=3, include_bias=False).fit(codes[name][known, None])
+        spline = _spline(codes[name][known])
         basis = spline.transform(np.nan_to_num(codes[name], nan=np.nanmean(codes[name]))[:, None])
         centred = (codes[name] - np.nanmean(codes[name])) / np.nanstd(codes[name])
         columns += [basis, patterns * np.nan_to_num(centred)[:, None]]

@@ -327,16 +327,15 @@ class World:
         own = {}
         for name in self.order:
             attribute = self.graph.attributes[name]
+            rows = first if name in self.content.patients.same else np.arange(n)
             if isinstance(attribute, Continuous):
-                own[name] = self._number_noise(name, noise, kept, codes, n)
+                own[name] = self._number_noise(name, noise, kept, codes, rng.uniform(size=n)[rows])
                 continue
             p, chosen = self._probabilities(name, codes, kept, n), codes[name].astype(int)
-            rows = first if name in self.content.patients.same else np.arange(n)
             if noise.own[name].ndim == 2:
                 gumbels = _posterior_gumbels(p, chosen, rng)
-                alike = (chosen == chosen[rows]) & (p == p[rows]).all(
-                    1
-                )  # else the first image's would not give the code
+                # where they differ, the first image's noise would not give the code
+                alike = (chosen == chosen[rows]) & (p == p[rows]).all(1)
                 own[name] = np.where(alike[:, None], gumbels[rows], gumbels)
             else:
                 tails = np.column_stack([np.ones(n), _at_least(p), np.zeros(n)])
@@ -345,13 +344,28 @@ class World:
         fresh = {name: rng.standard_normal(values.shape) for name, values in noise.fresh.items()}
         return WorldNoise(own, latent, fresh)
 
-    def _number_noise(self, name: str, noise: WorldNoise, kept: WorldNoise, codes: Codes, n: int) -> np.ndarray:
-        """Noise of a continuous attribute under other latents, such that its value stays."""
+    def _number_noise(
+        self, name: str, noise: WorldNoise, kept: WorldNoise, codes: Codes, chance: np.ndarray
+    ) -> np.ndarray:
+        """Noise of a continuous attribute under other latents, such that its value stays.
+
+        A value inside the range reveals its noise; one that was cut off at an end, only that it lay beyond.
+        """
         mechanism, attribute = self.mechanisms[name], self.graph.attributes[name]
-        if mechanism.uniform is not None or not any(name in weights for weights in self._latents.values()):
+        if mechanism.uniform is not None:
             return noise.own[name]
-        mean, sd = mechanism.mean_and_spread(attribute, codes, self.graph.attributes, n, self._latent(name, kept))
-        return (codes[name] - mean) / sd if sd else noise.own[name]
+        assert isinstance(attribute, Continuous)
+        mean, sd = mechanism.mean_and_spread(
+            attribute, codes, self.graph.attributes, len(chance), self._latent(name, kept)
+        )
+        if not sd:
+            return noise.own[name]
+        moved = any(name in weights for weights in self._latents.values())
+        revealed = (codes[name] - mean) / sd if moved else noise.own[name]
+        below, above = norm.cdf((attribute.low - mean) / sd), norm.sf((attribute.high - mean) / sd)
+        beyond = np.where(codes[name] <= attribute.low, chance * below, 1 - chance * above)
+        cut = (codes[name] <= attribute.low) | (codes[name] >= attribute.high)
+        return np.where(cut, norm.ppf(np.clip(beyond, 1e-15, 1 - 1e-15)), revealed)
 
     def _redraw_latents(
         self, noise: WorldNoise, codes: Codes, first: np.ndarray, rng: np.random.Generator
@@ -372,7 +386,9 @@ class World:
                     mean, sd = mechanism.mean_and_spread(
                         attribute, codes, self.graph.attributes, n, self._latent(name, trial)
                     )
-                    evidence = norm.logpdf(codes[name], mean, max(sd, 1e-6))
+                    evidence = norm.logpdf(codes[name], mean, sd)
+                    evidence = np.where(codes[name] <= attribute.low, norm.logcdf(attribute.low, mean, sd), evidence)
+                    evidence = np.where(codes[name] >= attribute.high, norm.logsf(attribute.high, mean, sd), evidence)
                 else:
                     p = self._probabilities(name, codes, trial, n)
                     evidence = np.log(p[np.arange(n), codes[name].astype(int)] + 1e-300)

@@ -3,13 +3,14 @@
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import pytest
 from data.phantom.small_worlds import logistic, small
 from scipy.integrate import quad
 from scipy.special import expit
 from scipy.stats import norm
 
-from causal_cxr.data.phantom.truth import GREY, RIGHT, Estimate, relation_of, right_verdict, truth_of
+from causal_cxr.data.phantom.truth import GREY, RIGHT, Estimate, hidden_edge, relation_of, right_verdict, truth_of
 from causal_cxr.data.phantom.world import World
 from causal_cxr.graphs import default_contrasts
 
@@ -261,7 +262,7 @@ def test_truth_is_deterministic_and_has_its_columns():
     assert list(one) == [
         "attribute", "contrast", "concept", "of", "relation", "adjustment", "prevalence", "delta",
         *(f"{side}{end}" for side in ("total", "direct", "marginal", "adjusted") for end in ("", "_low", "_high")),
-        "observational", "structural",
+        "observational", "structural", "edge_observational", "edge_structural",
     ]  # fmt: skip
     assert list(world.truth.columns) == list(one.columns)
 
@@ -328,3 +329,63 @@ def test_no_other_verdict_is_ever_right():
                 assert (values[0], values[2], values[3]) == (0, 0, 0)
             if 0.1 in np.abs([values[0], values[2]]):
                 assert verdict == GREY
+
+
+@pytest.mark.parametrize("spread", [5, 15])
+def test_a_continuous_attribute_that_is_seldom_at_its_ends_has_the_effects_that_it_has(spread):
+    """Support is where images are, not where the range ends: a normal value of an unrelated marker's shift is nothing."""
+    world = World.from_dict({
+        "name": "bell", "graph": {"attributes": [
+            {"name": "crp", "type": "continuous", "unit": "mg/l", "low": 0, "high": 300}, {"name": "effusion", "type": "binary"},
+            {"name": "pacemaker", "type": "binary", "hidden": True}, {"name": "icd", "type": "binary", "hidden": True}]},
+        "mechanisms": {
+            "effusion": {"probability": 0.5}, "icd": {"expression": "0.002 * crp"}, "pacemaker": {"probability": 0.3},
+            "crp": {"linear": {"intercept": 60, "sd": spread, "weights": {"effusion": 40}}}},
+        "shifts": {"crp": 30},
+    })  # fmt: skip
+    truth = truth_of(world, draws=40_000).query("attribute == 'crp'").set_index("concept")
+    assert truth.loc["pacemaker", ["adjusted", "marginal"]].tolist() == [0, 0]
+    assert truth.loc["icd", "marginal"] == pytest.approx(0.06, abs=0.02)
+    if spread == 15:  # else no image could be 30 more and have the same effusion
+        assert truth.loc["icd", "adjusted"] == pytest.approx(0.06, abs=0.03)
+
+
+def test_what_the_graph_says_is_nothing_is_exactly_nothing():
+    truth = World.load("portable").truth
+    none, common = truth[truth["relation"] == "none"], truth[truth["relation"] == "declared common cause"]
+    assert (none[["total", "direct", "adjusted", "marginal"]] == 0).all(axis=None)
+    assert (common["adjusted"] == 0).all()
+    assert (common["marginal"] != 0).all()
+
+
+NA = "grey"
+HIDDEN_EDGES = [  # relation, (total, direct, adjusted, marginal), observational, structural
+    ("causes", (0.3, 0.3, 0.3, 0.3), True, True),
+    ("causes", (0.3, 0.15, 0.3, 0.3), NA, NA),
+    ("causes", (0.3, 0.01, 0.3, 0.3), False, False),
+    ("causes", (0.3, 0.3, -0.3, 0.3), NA, NA),
+    ("mediated", (0.9, 0.0, 0.9, 0.9), False, False),
+    ("mediated", (0.1, 0.0, 0.1, 0.1), False, False),
+    ("declared common cause", (0.0, 0.0, 0.0, 0.1), False, False),
+    ("none", (0.0, 0.0, 0.0, 0.0), False, False),
+    ("caused by", (0.0, 0.0, 0.3, 0.3), True, False),
+    ("selection", (0.0, 0.0, 0.1, 0.3), NA, False),
+    ("undeclared common cause", (0.0, 0.0, 0.01, 0.3), False, False),
+]
+
+
+@pytest.mark.parametrize(("relation", "values", "observational", "structural"), HIDDEN_EDGES)
+def test_where_an_edge_is_hidden(relation, values, observational, structural):
+    found = [hidden_edge(relation, effects(*values), 0.1, editor) for editor in (0, 1)]
+    assert [NA if edge is pd.NA else edge for edge in found] == [observational, structural]
+
+
+def test_an_observational_editor_that_is_told_of_a_common_effect_may_move_what_is_unrelated():
+    """A -> C <- U: fitted on captions that name C, the editor learns that U goes with A given C."""
+    world = small(
+        {"a": FLAT, "pacemaker": {"probability": 0.5}, "c": logistic(-2, a=2, pacemaker=2)}, hidden=("pacemaker",)
+    )
+    row = truth_of(world, draws=5_000).query("attribute == 'a'").iloc[0]
+    assert (row.relation, row.structural, row.observational) == ("none", "none", GREY)
+    assert row.edge_observational is pd.NA
+    assert not row.edge_structural

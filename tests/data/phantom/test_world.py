@@ -706,3 +706,29 @@ def test_some_keys_can_be_changed_and_the_rest_stays():
     assert changed.changed(coupling="monotone", patients=world.to_dict()["patients"]).fingerprint == world.fingerprint
     with pytest.raises(WorldError, match="coupling"):
         world.changed(coupling="none")
+
+
+def test_a_number_cut_off_at_its_range_reveals_only_that_it_lay_beyond():
+    """Half of the values are cut off at 0; their redrawn noise is that of a normal below its mean, the others' is kept."""
+    world = World.from_dict({
+        "name": "cut", "graph": {"attributes": [{"name": "crp", "type": "continuous", "unit": "mg/l", "low": 0, "high": 300},
+                                                {"name": "pacemaker", "type": "binary", "hidden": True}]},
+        "mechanisms": {"crp": {"linear": {"intercept": 0, "sd": 40}}, "pacemaker": {"probability": 0.5}},
+    })  # fmt: skip
+    noise, codes, patient = world.population(4_000, 1, iid=True)
+    again = world.redraw(noise, codes, patient, np.random.default_rng(2))
+    np.testing.assert_array_equal(world.evaluate(again)["crp"], codes["crp"])
+    cut, old, new = codes["crp"] == 0, noise.own["crp"], again.own["crp"]
+    np.testing.assert_array_equal(new[~cut], old[~cut])
+    assert abs(np.corrcoef(new[cut], old[cut])[0, 1]) < 0.1
+    assert new[cut].mean() == pytest.approx(-np.sqrt(2 / np.pi), abs=0.05)
+
+
+def test_a_number_without_noise_of_its_own_cannot_have_a_latent_cause():
+    with pytest.raises(WorldError, match=r"mechanisms\.crp: 'crp' has sd: 0 and a latent common cause"):
+        World.from_dict({
+            "name": "exact", "graph": {"attributes": [{"name": "crp", "type": "continuous", "unit": "mg/l", "low": 0, "high": 300},
+                                                      {"name": "pacemaker", "type": "binary", "hidden": True}]},
+            "mechanisms": {"crp": {"linear": {"intercept": 100, "sd": 0}}, "pacemaker": {"logistic": {}}},
+            "confounding": [{"pair": ["crp", "pacemaker"]}],
+        })  # fmt: skip
