@@ -110,9 +110,12 @@ def summarise(runs: Iterable[Scored], *, faults: set[tuple[str, str, str]] | Non
         [run.cells.assign(world=run.world, seed=run.seed, curve_only=run.curve_only) for run in runs], ignore_index=True
     )
     with_labelled = everything[~everything["curve_only"]]
-    cells = with_labelled[~with_labelled["labelled_outcome"]]
-    everything = everything[~everything["labelled_outcome"]]
-    pairs, sound = adjacencies(cells), cells[~_planted(cells, faults or set())]  # a fault is no error of the statistics
+    cells = with_labelled[~with_labelled["labelled_outcome"].astype(bool)]
+    everything = everything[~everything["labelled_outcome"].astype(bool)]
+    pairs, sound = (
+        adjacencies(cells),
+        cells.loc[~_planted(cells, faults or set())],
+    )  # a fault is no error of the statistics
     decided, undecided = pairs[~pairs["undecided"]], cells["verdict"] == "undecided"
     nulls = [run for run in runs if run.null]
     seconds, scored_runs = sum(run.seconds for run in runs), max(sum(not run.curve_only for run in runs), 1)
@@ -150,16 +153,14 @@ def adjacencies(cells: pd.DataFrame) -> pd.DataFrame:
     A pair is claimed where a cell is, there where a cell's edge is, grey where none is there and one is grey, and undecided
     where nothing is claimed and a cell is undecided.
     """
-    claims = [f"claim_{method}" for method in ("ours", *METHODS)]
-    grouped = cells.groupby(["world", "seed", "attribute", "of"], sort=False)
-    pairs = grouped[claims].any()
-    there, grey = (
-        grouped["positive"].apply(lambda p: bool(p.fillna(False).any())),
-        grouped["positive"].apply(lambda p: p.isna().any()),
-    )
-    pairs["positive"] = there.astype("boolean").mask(~there & grey)
-    pairs["undecided"] = grouped["verdict"].apply(lambda v: bool((v == "undecided").any())) & ~pairs["claim_ours"]
-    pairs["mediated"] = grouped["relation"].first() == "mediated"
+    marks = cells[[f"claim_{method}" for method in ("ours", *METHODS)]].astype(bool)
+    marks = marks.assign(
+        there=cells["positive"].fillna(False).astype(bool), grey=cells["positive"].isna(),
+        undecided=cells["verdict"] == "undecided", mediated=cells["relation"] == "mediated",
+    )  # fmt: skip
+    pairs = marks.groupby([cells[name] for name in ("world", "seed", "attribute", "of")], sort=False).any()
+    pairs["positive"] = pairs["there"].astype("boolean").mask(~pairs["there"] & pairs["grey"])
+    pairs["undecided"] &= ~pairs["claim_ours"]
     return pairs.reset_index()
 
 

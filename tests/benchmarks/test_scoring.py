@@ -133,6 +133,11 @@ def test_the_levels_of_an_attribute_are_one_pair_claimed_where_one_is_and_undeci
     assert one_grey["scored"] == 0
 
 
+def test_a_power_curve_alone_has_no_f1():
+    summary = summarise([run([FOUND | {"true_total": 0.3, "true_adjusted": 0.3}], curve_only=True)])
+    assert (summary["f1"], summary["scored"], len(summary["power"])) == (None, 0, 1)
+
+
 def test_claims_without_anything_to_find_have_an_f1_of_zero_and_silence_has_none():
     assert summarise([run([FALSE, QUIET])])["f1"] == 0.0
     assert summarise([run([QUIET])])["f1"] is None
