@@ -247,10 +247,7 @@ def _power(cells: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _faults(cells: pd.DataFrame, faults: set[tuple[str, str, str]]) -> dict[str, Any]:
     """How the planted faults were judged: where the truth of all sides is near zero, ``artifact`` alone is right."""
-    planted = [
-        (w, a, c) in faults for w, a, c in zip(cells["world"], cells["attribute"], cells["concept"], strict=True)
-    ]
-    mine = cells[planted]
+    mine = cells.loc[_planted(cells, faults)]
     decided = mine[mine["verdict"] != "undecided"]
     marginal = decided["true_marginal"].abs() > NEGATIVE * decided["true_delta"]
     right = (decided["verdict"] == "artifact") | (marginal & (decided["verdict"] == "confounded"))
