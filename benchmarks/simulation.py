@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from causal_cxr.data.phantom.collection import Phantom
+from causal_cxr.data.phantom.phantom import Phantom
 from causal_cxr.data.phantom.world import Sign, World
 from causal_cxr.editors.editor import Abduction, Edit
 from causal_cxr.readers.concepts import Concept, world_concepts

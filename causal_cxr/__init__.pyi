@@ -1,5 +1,5 @@
 from .audits import Audit, Report
-from .data import FolderDataset, NIHChestXray14, Phantom, Subset, split_patients
+from .data import FolderDataset, NIHChestXray14, Phantom, Subset, World, split_patients
 from .graphs import Binary, Categorical, CausalGraph, Continuous
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "Phantom",
     "Report",
     "Subset",
+    "World",
     "split_patients",
 ]

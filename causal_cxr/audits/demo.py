@@ -13,16 +13,16 @@ import pandas as pd
 from causal_cxr.audits.audit import Audit
 from causal_cxr.audits.fidelity import counterfactual_errors, error_ratios
 from causal_cxr.audits.report import Report
-from causal_cxr.data.phantom import HIDDEN_NAMES, Phantom
+from causal_cxr.data.phantom import Phantom
 from causal_cxr.editors.editor import Editor
 from causal_cxr.graphs import default_contrasts
 from causal_cxr.readers.reader import Reader
 
-WORLD, SHIFT_YEARS = "portable", 20.0
+WORLD = "portable"
 UNEDITED = 4_000  #: images of the unedited side
 SCORED = 64  #: edited images scored against true counterfactuals
 DEFAULT_EDITORS = ("diffusion", "scm")
-FOUND = ("hidden", "mediated")
+FOUND = ("causes", "mediated")  #: true relations that the rival without an editor finds alike
 
 
 def run_demo(out: Path, editors: Sequence[str] = DEFAULT_EDITORS, images: int = 256, seed: int = 0) -> dict[str, Any]:
@@ -44,19 +44,20 @@ def run_demo(out: Path, editors: Sequence[str] = DEFAULT_EDITORS, images: int = 
     phantom = Phantom(max(UNEDITED, images), WORLD, seed=seed)
     made: dict[str, Editor] = {name: _editor(name, phantom) for name in editors}
     readers: list[Reader] = [CLIPReader.from_shipped(), ProbeReader.from_shipped()]
-    contrasts = default_contrasts(phantom.graph, {"age": SHIFT_YEARS})
-    truth = phantom.world.truth(shift_years=SHIFT_YEARS)
+    contrasts = default_contrasts(phantom.graph, phantom.world.content.shifts)
+    truth = phantom.world.truth
+    names = list(phantom.hidden.columns)
     audit = Audit(phantom.graph, readers, interventions=contrasts, n_edited=images)
     report = audit.run(
         made, phantom, seed=seed, out=out,
         provenance={"title": f"Phantom world '{WORLD}'", "truth": truth.to_dict("records")},
     )  # fmt: skip
-    auroc = pd.DataFrame({r.name: r.quality.concepts.loc[list(HIDDEN_NAMES), "auroc"] for r in readers})
+    auroc = pd.DataFrame({r.name: r.quality.concepts.loc[names, "auroc"] for r in readers})
     rows = np.array(report.provenance["specification"]["edited"])
     summary: dict[str, Any] = {
-        "hidden_planted": int((truth["relation"] == "hidden").sum()),
+        "hidden_planted": int((truth["relation"] == "causes").sum()),
         "images": len(rows),
-        "concepts": len(HIDDEN_NAMES),
+        "concepts": len(names),
         "reader_auroc_min": float(auroc.max(axis=1).min()),  # each concept is read by the reader that reads it best
         "reader_auroc_min_by_reader": {str(name): float(worst) for name, worst in auroc.min().items()},
     }
@@ -87,12 +88,10 @@ def score_edges(report: Report, truth: pd.DataFrame, editor: str) -> dict[str, i
     planted nor reached through labelled mediators (those are right as ``mediated``, and counted as
     ``mediated_called_hidden`` otherwise).
     """
-    mine = report.edges[report.edges["editor"] == editor].merge(
-        truth, on=["attribute", "concept"], validate="one_to_one"
-    )
+    mine = _beside(report, truth, editor)
     hidden = mine["verdict"] == "hidden"
     return {
-        "hidden_found": int((hidden & (mine["relation"] == "hidden")).sum()),
+        "hidden_found": int((hidden & (mine["relation"] == "causes")).sum()),
         "hidden_false": int((hidden & ~mine["relation"].isin(FOUND)).sum()),
         "mediated_called_hidden": int((hidden & (mine["relation"] == "mediated")).sum()),
         "undecided": int((mine["verdict"] == "undecided").sum()),
@@ -104,14 +103,20 @@ def score_rival(report: Report, truth: pd.DataFrame, editor: str) -> dict[str, i
 
     It cannot tell a hidden relation from a mediated one, so both count as found, apart.
     """
-    mine = report.edges[report.edges["editor"] == editor].merge(truth, on=["attribute", "concept"])
+    mine = _beside(report, truth, editor)
     claimed = mine["rival_q"] <= report.provenance["specification"]["alpha"]
     relation = mine["relation"].where(claimed)
     return {
-        "hidden_found": int((relation == "hidden").sum()),
+        "hidden_found": int((relation == "causes").sum()),
         "mediated_found": int((relation == "mediated").sum()),
         "false": int((claimed & ~mine["relation"].isin(FOUND)).sum()),
     }
+
+
+def _beside(report: Report, truth: pd.DataFrame, editor: str) -> pd.DataFrame:
+    """Edges of one editor with the true relations."""
+    mine = report.edges[report.edges["editor"] == editor]
+    return mine.merge(truth[["contrast", "concept", "relation"]], on=["contrast", "concept"], validate="one_to_one")
 
 
 def _editor(name: str, phantom: Phantom) -> Editor:

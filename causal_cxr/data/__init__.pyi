@@ -2,7 +2,7 @@ from .controls import MARKS, PLACEBO, WithControls
 from .dataset import Dataset, UnreadableImages
 from .folder import FolderDataset
 from .nih import NIHChestXray14, nih_graph
-from .phantom import Phantom
+from .phantom import Phantom, World
 from .splits import Subset, batches, split_patients
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Subset",
     "UnreadableImages",
     "WithControls",
+    "World",
     "batches",
     "nih_graph",
     "split_patients",

@@ -40,7 +40,7 @@ def test_the_summary_is_written_flat_with_its_keys(done):
 def test_the_report_holds_the_truth_beside_the_verdicts(done):
     report = Report.load(done[1])
     truth = pd.DataFrame(report.provenance["truth"])
-    assert len(report.edges.merge(truth, on=["attribute", "concept"])) == len(report.edges)
+    assert len(report.edges.merge(truth, on=["contrast", "concept"])) == len(report.edges)
     assert demo.score_edges(report, truth, "oracle")["hidden_found"] == done[0]["hidden_found"]
 
 

@@ -426,7 +426,7 @@ def test_empty_frames_and_unknown_columns_are_read_back_exactly(report, tmp_path
         composition=pd.DataFrame(columns=report.composition.columns),
         quality={"corners": ReaderQuality.unknown(CONCEPTS), "within": ReaderQuality(report.quality["corners"].concepts, WITHIN, FOLLOWS)},
     )  # fmt: skip
-    bare = changed(bare, truth=[{"attribute": "view", "concept": "leads", "relation": "hidden", "total": np.float32(np.nan)}])  # fmt: skip
+    bare = changed(bare, truth=[{"attribute": "view", "concept": "leads", "relation": "causes", "total": np.float32(np.nan)}])  # fmt: skip
     bare.save(tmp_path)
     json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
     assert_same(Report.load(tmp_path), bare)

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from causal_cxr.data import MARKS, PLACEBO, Dataset, Phantom, WithControls
+from causal_cxr.data import MARKS, PLACEBO, Dataset, Phantom, WithControls, World
 
 
 class Grey:
@@ -35,7 +35,7 @@ def test_a_patient_has_one_toss_of_each_coin_and_it_does_not_depend_on_the_other
 
 
 def test_coins_are_fair_and_independent_of_each_other():
-    made = WithControls(Phantom(4000, "independent", seed=3, images_per_patient=1), seed=1)
+    made = WithControls(Phantom(4000, World.load("independent").changed(patients={"images": [1, 1]}), seed=3), seed=1)
     coins = made.marks.assign(placebo=made.attributes["placebo"].cat.codes.astype(int))
     np.testing.assert_allclose(coins.mean(), 0.5, atol=0.03)
     np.testing.assert_allclose(coins.corr(), np.eye(len(coins.columns)), atol=0.05)  # 3 standard errors

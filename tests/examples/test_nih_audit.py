@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from causal_cxr.audits import Report
-from causal_cxr.data import Phantom
+from causal_cxr.data import Phantom, World
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "nih_audit.py"
 REAL = Path(__file__).parents[3] / "shared" / "data" / "nih-1000"
@@ -33,7 +33,7 @@ def run(monkeypatch, *arguments: str) -> None:
 def release(tmp_path_factory):
     """150 phantoms as the release would have them: half with hidden labels, one torn, one too small, one in no row."""
     folder = tmp_path_factory.mktemp("release")
-    phantom = Phantom(150, "portable", seed=9, images_per_patient=1)
+    phantom = Phantom(150, World.load("portable").changed(patients={"images": [1, 1]}), seed=9)
     pixels = (phantom.images(np.arange(150))[:, 0].numpy() * 255).astype(np.uint8)
     names = [f"{i:08d}_000.png" for i in range(150)]
     (folder / "images").mkdir()

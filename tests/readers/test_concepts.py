@@ -2,14 +2,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from causal_cxr.data.phantom.worlds import CONTROLS, HIDDEN_NAMES
+from causal_cxr.data.phantom import World
 from causal_cxr.readers import Concept, load_concepts
 
 
 def test_the_bank_names_everything_a_phantom_hides_and_its_controls():
     bank = {concept.name: concept for concept in load_concepts()}
-    assert set(HIDDEN_NAMES) <= set(bank)
-    assert {name for name, concept in bank.items() if concept.control} == set(CONTROLS)
+    assert set(World.load("portable").graph.hidden) <= set(bank)
+    assert {name for name, concept in bank.items() if concept.control} == {"control_dot", "control_bar", "control_ring"}
 
 
 def test_a_users_bank_replaces_the_packages_own(tmp_path):

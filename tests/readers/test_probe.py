@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from causal_cxr.data.phantom import Phantom
+from causal_cxr.data.phantom import Phantom, World
 from causal_cxr.graphs import Binary, CausalGraph
 from causal_cxr.readers import Concept, OrientedGradients, Pixels, ProbeReader, Reader, load_concepts
 
@@ -132,7 +132,7 @@ def test_a_balanced_fit_does_not_read_the_view_in_the_concepts_place():
 
 @pytest.mark.parametrize("features", [Pixels(32), OrientedGradients(32)])
 def test_a_hundred_images_are_enough_for_what_is_plain(features):
-    few = Phantom(100, "independent", seed=41, size=32, images_per_patient=1)
+    few = Phantom(100, World.load("independent").changed(patients={"images": [1, 1]}), seed=41, size=32)
     truth = truth_of(few)[:, 1:]
     probe = ProbeReader.fit(few, np.arange(100), truth, CONCEPTS[1:], features=features, graph=few.graph)
     assert probe.quality.concepts.loc["female", "auroc"] > 0.65  # and not turned round

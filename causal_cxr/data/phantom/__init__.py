@@ -1,4 +1,4 @@
-"""The phantom laboratory: radiographs whose causes are known."""
+"""The phantom laboratory: worlds whose causes are known, and their radiographs."""
 
 import lazy_loader
 

@@ -1,17 +1,19 @@
+from .grammar import Grammar, Mention
 from .phantom import Phantom
-from .renderer import VERSION, Noise, render
-from .worlds import CONTROLS, HIDDEN, HIDDEN_NAMES, LABELLED, WORLDS, Mechanism, World
+from .radiograph import DRAWABLES, VERSION, Noise, render
+from .truth import truth_of
+from .world import Sign, World, WorldError
 
 __all__ = [
-    "CONTROLS",
-    "HIDDEN",
-    "HIDDEN_NAMES",
-    "LABELLED",
+    "DRAWABLES",
     "VERSION",
-    "WORLDS",
-    "Mechanism",
+    "Grammar",
+    "Mention",
     "Noise",
     "Phantom",
+    "Sign",
     "World",
+    "WorldError",
     "render",
+    "truth_of",
 ]

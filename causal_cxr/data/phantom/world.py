@@ -25,7 +25,7 @@ from causal_cxr.data.yaml_file import BadKey, explain, read_yaml
 from causal_cxr.graphs import Attribute, Continuous, Value
 
 if TYPE_CHECKING:
-    from causal_cxr.data.phantom.collection import Phantom
+    from causal_cxr.data.phantom.phantom import Phantom
 
 NAMED = Path(__file__).with_name("worlds")  #: the worlds that ship, one file each
 CANDIDATES = 64  #: draws of the latent common causes from which one is picked by its likelihood
@@ -485,7 +485,7 @@ class World:
     # -- datasets and truth --------------------------------------------------------------------------------------------
     def sample(self, n: int, seed: int = 0, *, size: int = 64) -> "Phantom":
         """``n`` radiographs, as any dataset adapter gives them, with their truth; see :class:`Phantom`."""
-        from causal_cxr.data.phantom.collection import Phantom
+        from causal_cxr.data.phantom.phantom import Phantom
 
         return Phantom(n, self, size=size, seed=seed)
 

@@ -236,7 +236,7 @@ def _vocabulary(attributes: Mapping[str, Attribute]) -> list[str]:
 
 def main() -> None:
     """Fit on a phantom world, resumable, and write the editor, or the adapter of a base, with its model card."""
-    from causal_cxr.data.phantom import LABELLED, VERSION, Phantom
+    from causal_cxr.data.phantom import VERSION, Phantom
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--world", default="independent")
@@ -251,7 +251,7 @@ def main() -> None:
     checkpoint = args.out / "checkpoint"
     if args.base is None:
         editor = fit_diffusion(
-            phantom, rows, {a.name: a for a in LABELLED}, steps=args.steps, seed=args.seed, renderer_version=VERSION,
+            phantom, rows, dict(phantom.graph.attributes), steps=args.steps, seed=args.seed, renderer_version=VERSION,
             checkpoint=checkpoint, device=args.device,
         )  # fmt: skip
         editor.save(args.out)

@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from causal_cxr.data.phantom import HIDDEN, LABELLED
+from causal_cxr.data.phantom import World
 from causal_cxr.data.phantom.grammar import DEFAULT_MENTION, Grammar, Mention, load_grammar, placeholders
 from causal_cxr.graphs import Binary, Categorical, Continuous
 from causal_cxr.readers import load_concepts
 
 N = 3000
+_PORTABLE = World.load("portable").graph.attributes
+LABELLED = tuple(a for a in _PORTABLE.values() if not a.hidden)
+HIDDEN = tuple(a for a in _PORTABLE.values() if a.hidden)
 AGE, SEX, VIEW = (next(a for a in LABELLED if a.name == name) for name in ("age", "sex", "view"))
 MARKER = Categorical("laterality_marker", levels=("absent", "lead letter", "circled stamp"), hidden=True)
 BMI = Continuous("bmi", unit="kg/m2", low=15, high=50)

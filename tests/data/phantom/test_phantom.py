@@ -1,250 +1,235 @@
-"""The phantom as a dataset, and its true counterfactuals."""
+"""``Phantom``: a dataset as any other, whose counterfactuals are true."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.special import expit
-from torch import Tensor
+from data.phantom.small_worlds import logistic, small
 
-from causal_cxr.data import Dataset
-from causal_cxr.data.phantom import CONTROLS, HIDDEN_NAMES, LABELLED, WORLDS, Mechanism, Phantom, World
+from causal_cxr.data.dataset import Dataset
+from causal_cxr.data.phantom.phantom import Phantom
+from causal_cxr.data.phantom.radiograph import DRAWABLES
+from causal_cxr.data.phantom.world import World
 
-N = 300
-ROWS = np.arange(N)
+SIZE = 48
 
 
 @pytest.fixture(scope="module")
-def phantom():
-    return Phantom(N, "portable", seed=5)
+def portable():
+    return World.load("portable").sample(80, seed=1, size=SIZE)
 
 
-def top_left(images: Tensor) -> Tensor:
-    """Where the portable marker is burnt in, and nothing else reaches."""
-    side = images.shape[-1]
-    return images[..., : side // 10, : side * 2 // 5]
+def set_to(phantom, rows, **values):
+    """The recorded table of some rows with a column set."""
+    return phantom.attributes.loc[rows].assign(**values)
 
 
-def marked(images: Tensor) -> np.ndarray:
-    """Does the portable marker show? Its letters are white, what is behind them is dark."""
-    return (top_left(images).amax((-1, -2, -3)) > 0.9).numpy()
+def outside(name):
+    """``(SIZE, SIZE)`` True where a drawable changes no pixel."""
+    top, left, bottom, right = DRAWABLES[name].region
+    free = torch.ones(SIZE, SIZE, dtype=torch.bool)
+    free[int(top * SIZE) : int(np.ceil(bottom * SIZE)) + 1, int(left * SIZE) : int(np.ceil(right * SIZE)) + 1] = False
+    return free
 
 
-# As a dataset
-
-
-def test_it_is_a_dataset_whose_table_is_typed_by_its_graph(phantom):
-    assert isinstance(phantom, Dataset)
-    assert len(phantom) == len(phantom.patients) == len(phantom.texts) == N
-    assert tuple(phantom.attributes.columns) == tuple(attribute.name for attribute in LABELLED)
-    assert list(phantom.attributes.index) == list(range(N))
-    pd.testing.assert_frame_equal(phantom.attributes, phantom.graph.coerce(phantom.attributes))
-    assert phantom.graph == WORLDS["portable"].graph
-
-
-def test_the_table_tells_nothing_hidden(phantom):
-    assert not set(phantom.attributes) & set(HIDDEN_NAMES)
-    assert tuple(phantom.hidden.columns) == HIDDEN_NAMES
-    assert set(np.unique(phantom.hidden)) == {0, 1}
-
-
-def test_the_same_seed_gives_the_same_dataset(phantom):
-    again = Phantom(N, "portable", seed=5)
-    pd.testing.assert_frame_equal(again.attributes, phantom.attributes)
-    pd.testing.assert_frame_equal(again.hidden, phantom.hidden)
-    pd.testing.assert_series_equal(again.patients, phantom.patients)
-    pd.testing.assert_series_equal(again.texts, phantom.texts)
-    assert torch.equal(again.images(ROWS[:20]), phantom.images(ROWS[:20]))
-    assert again.fingerprint == phantom.fingerprint
-
-
-def test_another_seed_and_another_world_have_other_patients(phantom):
-    for other in (Phantom(N, "portable", seed=6), Phantom(N, "null", seed=5)):
-        assert not set(other.patients) & set(phantom.patients)
-    assert not torch.equal(Phantom(1, seed=6).images(ROWS[:1]), phantom.images(ROWS[:1]))
-
-
-@pytest.mark.parametrize(
-    "change", [{"n": N + 1}, {"world": "null"}, {"size": 32}, {"seed": 6}, {"images_per_patient": 1}], ids=str
-)
-def test_the_fingerprint_follows_everything_that_is_drawn(phantom, change):
-    assert Phantom(**({"n": N, "world": "portable", "seed": 5} | change)).fingerprint != phantom.fingerprint
-
-
-def test_the_fingerprint_follows_the_mechanisms_of_a_world_of_ones_own(phantom):
-    world = WORLDS["portable"]
-    own = World(world.name, world.story, {**world.mechanisms, "control_dot": Mechanism(1.0)})
-    assert Phantom(N, own, seed=5).fingerprint != phantom.fingerprint
-    assert Phantom(N, World(world.name, world.story, world.mechanisms), seed=5).fingerprint == phantom.fingerprint
-
-
-def test_images_come_in_the_order_asked_for(phantom):
-    images = phantom.images(np.array([7, 2, 7]))
+# -- as any dataset ----------------------------------------------------------------------------------------------------
+def test_it_is_a_dataset(portable):
+    assert isinstance(portable, Dataset)
+    assert len(portable) == len(portable.attributes) == len(portable.patients) == len(portable.texts) == 80
+    assert list(portable.attributes) == list(portable.graph.labelled)
+    assert list(portable.attributes.index) == list(range(80))
+    pd.testing.assert_frame_equal(portable.graph.coerce(portable.attributes), portable.attributes)
+    images = portable.images(np.array([5, 3, 5]))
+    assert images.shape == (3, 1, SIZE, SIZE)
+    assert images.dtype == torch.float32
+    assert 0 <= images.min() < images.max() <= 1
     assert torch.equal(images[0], images[2])
     assert not torch.equal(images[0], images[1])
-    torch.testing.assert_close(images[1:2], phantom.images(np.array([2])), atol=1e-6, rtol=0)
+    assert (portable.texts.str.len() > 5).all()
 
 
-def test_images_have_the_size_asked_for():
-    assert Phantom(2, size=48).images(ROWS[:2]).shape == (2, 1, 48, 48)
+def test_the_same_seed_gives_the_same_dataset(portable):
+    again = Phantom(80, "portable", seed=1, size=SIZE)
+    rows = np.arange(6)
+    assert again.attributes.equals(portable.attributes)
+    assert again.texts.equals(portable.texts)
+    assert again.patients.equals(portable.patients)
+    assert again.hidden.equals(portable.hidden)
+    assert torch.equal(again.images(rows), portable.images(rows))
 
 
-def test_an_unknown_world_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=r"no world 'portble'; choose from \['independent', 'null', 'portable'\]"):
-        Phantom(4, "portble")
+def test_fingerprints_tell_datasets_apart():
+    recipes = [
+        (9, "portable", 48, 0),
+        (8, "portable", 48, 0),
+        (9, "null", 48, 0),
+        (9, "portable", 64, 0),
+        (9, "portable", 48, 1),
+    ]
+    prints = [Phantom(n, world, size=size, seed=seed).fingerprint for n, world, size, seed in recipes]
+    assert len(set(prints)) == len(prints)
+    assert Phantom(9, "portable", size=48).fingerprint == prints[0]
 
 
-# Patients
+def test_datasets_of_different_seeds_share_no_patient(portable):
+    other = Phantom(80, "portable", seed=2, size=SIZE)
+    assert not set(portable.patients) & set(other.patients)
+    assert 80 / 3 <= portable.patients.nunique() < 80
 
 
-def test_a_patient_has_one_to_three_images_or_as_many_as_asked_for(phantom):
-    assert set(phantom.patients.value_counts()[:-1]) == {1, 2, 3}
-    assert (Phantom(50, images_per_patient=1).patients.value_counts() == 1).all()
+@pytest.mark.parametrize("name", World.names())
+def test_every_world_can_be_drawn(name):
+    phantom = World.load(name).sample(4, seed=0, size=SIZE)
+    assert phantom.images(np.arange(4)).isfinite().all()
+    assert list(phantom.hidden) == [sign.name for sign in phantom.world.hidden_signs]
 
 
-def test_what_a_patient_brings_along_is_the_same_in_all_images_of_the_patient(phantom):
-    table = pd.concat([phantom.attributes.astype(object), phantom.hidden], axis=1)
-    values = table.groupby(phantom.patients).nunique().max()
-    brought = ["age", "sex", "cardiomegaly", "pacemaker", *CONTROLS]
-    assert (values[brought] == 1).all()
-    assert (values.drop(brought) > 1).all()  # view, effusion and the like belong to the examination
+def test_images_of_a_patient_show_the_same_body():
+    mechanisms = {"x": {"probability": 0.5}}
+    world = small(mechanisms, patients={"images": [3, 3], "anatomy": 0.8})
+    anatomy = world.sample(900, seed=0)._picture.anatomy.reshape(300, 3, -1)
+    for a, b in ((0, 1), (1, 2)):
+        assert np.corrcoef(anatomy[:, a].ravel(), anatomy[:, b].ravel())[0, 1] == pytest.approx(0.8, abs=0.03)
+    assert anatomy.std() == pytest.approx(1, abs=0.03)
 
 
-def test_the_second_image_of_a_patient_shares_nine_tenths_of_the_anatomy():
-    bare = World("bare", "Nothing but bodies.", {name: Mechanism(-50.0) for name in WORLDS["null"].mechanisms})
-    phantom = Phantom(1200, bare, seed=0, size=32)
-    bodies = phantom.counterfactual(phantom.attributes.assign(age=55.0))  # only anatomy and speckle are left to differ
-    first = np.flatnonzero(~phantom.patients.duplicated() & phantom.patients.eq(phantom.patients.shift(-1)))
-    brightness = bodies.mean((1, 2, 3)).numpy()
-    assert np.corrcoef(brightness[first], brightness[first + 1])[0, 1] == pytest.approx(0.9, abs=0.04)
-    stranger = np.roll(first, 1) + 1
-    assert abs(np.corrcoef(brightness[first], brightness[stranger])[0, 1]) < 0.2
+def test_what_is_hidden_is_told_for_judging_and_in_no_column(portable):
+    assert not set(portable.hidden) & set(portable.attributes)
+    assert portable.hidden["pacemaker"].to_numpy() == pytest.approx(portable.codes["pacemaker"])
 
 
-# Counterfactuals
+def test_reports_say_what_shows_and_nothing_else():
+    world = World.from_dict(
+        {**World.load("portable").to_dict(), "reports": {"mentions": {"pacemaker": {"present": 1, "absent": 0}}}}
+    )
+    phantom = world.sample(60, seed=3)
+    said = phantom.texts.str.lower().str.contains("pacemaker")
+    assert (said == (phantom.hidden["pacemaker"] == 1)).all()
+    assert not phantom.texts.str.contains("week").any()  # the day does not show
 
 
-def test_under_the_factual_table_the_counterfactual_is_the_image_bit_for_bit(phantom):
-    rows = np.array([9, 250, 3, 4])
-    assert torch.equal(phantom.counterfactual(phantom.attributes.iloc[rows]), phantom.images(rows))
+# -- counterfactuals ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("coupling", ["monotone", "gumbel", "independent"])
+@pytest.mark.parametrize("name", ["portable", "label-noise", "scanner-site"])
+def test_the_recorded_table_is_no_intervention_even_where_it_is_wrong(name, coupling):
+    world = World.from_dict({**World.load(name).to_dict(), "coupling": coupling})
+    phantom = world.sample(60, seed=0, size=SIZE)
+    if name == "label-noise":
+        true = phantom.graph.attributes["effusion"].decode(phantom.codes["effusion"])
+        assert (true != phantom.attributes["effusion"]).any()
+        assert phantom.attributes["age"].isna().any()
+    factual = phantom.images(np.arange(60))
+    assert torch.equal(phantom.counterfactual(phantom.attributes), factual)
+    assert torch.equal(phantom.counterfactual(phantom.attributes[[]]), factual)
+    factual = phantom.images(np.arange(20))
+    for member in phantom.counterfactual_set(phantom.attributes.iloc[:20], k=2):
+        assert torch.equal(member, factual)
 
 
-def test_what_shows_in_no_image_changes_no_bit(phantom):
-    flipped = phantom.attributes["weekday"].map({"weekday": "weekend", "weekend": "weekday"})
-    assert torch.equal(phantom.counterfactual(phantom.attributes.assign(weekday=flipped)), phantom.images(ROWS))
+def test_hidden_effects_follow_and_the_rest_stays(portable):
+    rows = np.arange(80)
+    codes = portable.counterfactual_codes(set_to(portable, rows, view="AP"))
+    assert (codes["view"] == 1).all()
+    for name in portable.graph.labelled:
+        if name != "view":
+            assert np.array_equal(codes[name], portable.codes[name])
+    assert np.array_equal(codes["pacemaker"], portable.codes["pacemaker"])
+    assert (codes["portable_marker"] >= portable.codes["portable_marker"]).all()
+    assert codes["portable_marker"].mean() > portable.codes["portable_marker"].mean() + 0.2
 
 
-def test_what_is_no_descendant_stays_bit_for_bit(phantom):
-    """A pacemaker follows the heart and a drain the effusion; both lie below the markers, which follow the view alone."""
-    images = phantom.images(ROWS)
-    for name in ("cardiomegaly", "effusion"):
-        target = phantom.attributes.assign(**{name: 1 - phantom.attributes[name].astype(int)})
-        moved = (phantom.counterfactual(target) - images)[:, 0]
-        assert (moved[:, :3] == 0).all()
-        assert (moved.abs().amax((1, 2)) > 0.05).all()
+def test_labelled_descendants_are_as_the_target_says(portable):
+    """An audit's target table has them; they do not follow by themselves."""
+    codes = portable.counterfactual_codes(portable.attributes[["cardiomegaly"]].assign(cardiomegaly=1))
+    assert np.array_equal(codes["effusion"], portable.codes["effusion"])
 
 
-def test_a_world_without_the_edge_leaves_the_marker_as_it_is():
-    null = Phantom(N, "null", seed=5)
-    has = null.hidden["portable_marker"].to_numpy() == 1
-    for view in ("PA", "AP"):
-        np.testing.assert_array_equal(marked(null.counterfactual(null.attributes.assign(view=view))), has)
+def test_hidden_attributes_can_be_set_and_change_their_own_region_alone(portable):
+    rows = np.flatnonzero(portable.codes["control_ring"] == 0)[:10]
+    after = portable.counterfactual(set_to(portable, rows, control_ring=1))
+    changed = (after - portable.images(rows)).abs()
+    assert (changed[:, 0, outside("control_ring")] == 0).all()
+    assert (changed.amax((1, 2, 3)) > 0.02).all()
 
 
-def test_hidden_attributes_follow_their_true_mechanism(phantom):
-    has = phantom.hidden["portable_marker"].to_numpy() == 1
-    np.testing.assert_array_equal(marked(phantom.images(ROWS)), has)
-    under = {v: marked(phantom.counterfactual(phantom.attributes.assign(view=v))) for v in ("PA", "AP")}
-    mechanism = WORLDS["portable"].mechanisms["portable_marker"]
-    for view, ap in (("PA", 0), ("AP", 1)):
-        factually = (phantom.attributes["view"] == view).to_numpy()
-        np.testing.assert_array_equal(under[view][factually], has[factually])
-        p = expit(mechanism.bias + ap * mechanism.weights["view"])
-        assert under[view].mean() == pytest.approx(p, abs=4 * np.sqrt(p * (1 - p) / N))
-    assert (under["AP"] >= under["PA"]).all()  # the same noise: a higher threshold takes no marker away
+def test_a_target_of_some_rows_is_of_those_rows(portable):
+    rows = np.array([40, 3, 17])
+    every = portable.counterfactual(set_to(portable, np.arange(80), sex="female"))
+    some = portable.counterfactual(set_to(portable, rows, sex="female"))
+    torch.testing.assert_close(some, every[rows], atol=1e-5, rtol=0)  # in another batch sums round otherwise
 
 
-def test_a_counterfactual_row_is_found_by_the_index(phantom):
-    target = phantom.attributes.assign(age=30.0)
-    some = phantom.counterfactual(target.loc[[11, 4]])
-    torch.testing.assert_close(some, phantom.counterfactual(target)[[11, 4]], atol=1e-6, rtol=0)
+# -- sets of counterfactuals -------------------------------------------------------------------------------------------
+def test_sets_have_their_shape_and_their_seed(portable):
+    target = set_to(portable, np.arange(5), view="AP")
+    one = portable.counterfactual_set(target, k=3, seed=4)
+    assert one.shape == (3, 5, 1, SIZE, SIZE)
+    assert torch.equal(one, portable.counterfactual_set(target, k=3, seed=4))
+    assert portable.counterfactual_set(target).shape[0] == 16
 
 
-# Sets of counterfactuals
+def test_what_appears_lies_elsewhere_in_each_member_and_all_else_is_shared(portable):
+    rows = np.flatnonzero(portable.codes["pacemaker"] == 0)[:6]
+    members = portable.counterfactual_set(set_to(portable, rows, pacemaker=1), k=5)
+    factual = portable.images(rows)
+    free = outside("pacemaker")
+    for i, member in enumerate(members):
+        assert torch.equal(member[:, 0, free], factual[:, 0, free])
+        for other in members[:i]:
+            assert ((member - other).abs().amax((1, 2, 3)) > 0.02).all()
 
 
-@pytest.fixture(scope="module")
-def appearing(phantom):
-    """Sixteen counterfactuals under AP of PA images, and whether the portable marker was there before."""
-    target = phantom.attributes[phantom.attributes["view"] == "PA"].assign(view="AP")
-    before = phantom.hidden.loc[target.index, "portable_marker"].to_numpy() == 1
-    return phantom.counterfactual_set(target, k=16), before
+def test_what_is_there_stays_where_it_is(portable):
+    rows = np.flatnonzero((portable.codes["laterality_marker"] == 1) & (portable.codes["control_dot"] == 0))[:6]
+    members = portable.counterfactual_set(set_to(portable, rows, control_dot=1), k=4)
+    factual = portable.images(rows)
+    for member in members:
+        assert torch.equal(member[:, 0, outside("control_dot")], factual[:, 0, outside("control_dot")])
 
 
-def test_a_set_has_k_members_an_image_and_is_the_same_for_the_same_seed(phantom):
-    target = phantom.attributes.iloc[:6].assign(view="AP", effusion=1)
-    members = phantom.counterfactual_set(target, k=4)
-    assert members.shape == (4, 6, 1, 64, 64)
-    assert torch.equal(members, phantom.counterfactual_set(target, k=4))
-    assert not torch.equal(members, phantom.counterfactual_set(target, k=4, seed=1))
+def test_what_goes_leaves_one_image(portable):
+    rows = np.flatnonzero(portable.codes["control_bar"] == 1)[:6]
+    members = portable.counterfactual_set(set_to(portable, rows, control_bar=0), k=4)
+    assert all(torch.equal(member, members[0]) for member in members)
+    assert torch.equal(members[0], portable.counterfactual(set_to(portable, rows, control_bar=0)))
 
 
-def test_under_the_factual_table_every_member_is_the_image(phantom):
-    members = phantom.counterfactual_set(phantom.attributes.iloc[:100], k=3)
-    assert all(torch.equal(member, phantom.images(ROWS[:100])) for member in members)
+def test_members_differ_in_what_the_image_does_not_say():
+    """Given view PA without leads, AP has leads in some members and not in others, as often as the posterior says."""
+    world = small(
+        {"view": {"probability": 0.5}, "ecg_leads": logistic(-1, view=2)}, hidden=("ecg_leads",),
+        types={"view": ["PA", "AP"]},
+    )  # fmt: skip
+    phantom = world.sample(60, seed=0, size=SIZE)
+    rows = np.flatnonzero((phantom.codes["view"] == 0) & (phantom.codes["ecg_leads"] == 0))
+    target = set_to(phantom, rows, view="AP")
+    without = phantom.counterfactual(target.assign(ecg_leads=0))
+    leads = [(member - without).abs().amax((1, 2, 3)) > 0 for member in phantom.counterfactual_set(target, k=40)]
+    low, high = 1 / (1 + np.e), np.e / (1 + np.e)
+    assert torch.stack(leads).float().mean() == pytest.approx((high - low) / (1 - low), abs=0.05)
 
 
-def test_an_object_that_is_there_stays_at_its_place_in_all_members(appearing):
-    members, before = appearing
-    there = members[:, before]
-    assert before.sum() >= 5
-    assert marked(there.flatten(0, 1)).all()
-    torch.testing.assert_close(top_left(there), top_left(there[:1]).expand(16, -1, -1, -1, -1), atol=1e-5, rtol=0)
+# -- refusals ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"pacemakers": 1}, r"Cannot set \['pacemakers'\]; the world has \['age'"),
+        ({"view": "LL"}, r"'view' cannot be 'LL'; choose from \['PA', 'AP'\]"),
+        ({"pacemaker": 2}, r"'pacemaker' cannot be .*2"),
+        ({"age": 140}, r"'age' cannot be .*140.*; give a number of years"),
+        ({"age": float("nan")}, r"missing values: {'age': \[0, 1, 2\]}; leave those rows out or impute"),
+    ],
+)
+def test_what_cannot_be_set_is_refused(portable, values, message):
+    for ask in (portable.counterfactual, portable.counterfactual_set):
+        with pytest.raises(ValueError, match=message):
+            ask(set_to(portable, np.arange(4), **values))
 
 
-def test_an_appearing_object_moves_among_members(appearing):
-    members, before = appearing
-    for row in np.flatnonzero(~before)[:20]:
-        one = members[:, row]
-        shown = top_left(one[torch.as_tensor(marked(one))])
-        assert len(shown) >= 5
-        assert float((shown - shown[:1]).abs().amax()) > 0.1
-
-
-def test_an_object_appears_as_often_as_its_noise_being_on_the_factual_side_allows(appearing):
-    members, before = appearing
-    absent = members[:, ~before]
-    mechanism = WORLDS["portable"].mechanisms["portable_marker"]
-    pa, ap = expit(mechanism.bias), expit(mechanism.bias + mechanism.weights["view"])
-    p = (ap - pa) / (1 - pa)
-    shows = marked(absent.flatten(0, 1))
-    assert shows.mean() == pytest.approx(p, abs=4 * np.sqrt(p * (1 - p) / len(shows)))
-
-
-def test_members_differ_only_where_something_can_appear_or_vanish(phantom):
-    """Anatomy, exposure and speckle are shared: with nothing hidden to move, all members are one."""
-    null = Phantom(60, "null", seed=5)
-    members = null.counterfactual_set(null.attributes.assign(view="AP", age=80.0), k=3)
-    assert torch.equal(members[1], members[0])
-    assert torch.equal(members[2], members[0])
-    torch.testing.assert_close(members[0], null.counterfactual(null.attributes.assign(view="AP", age=80.0)))
-
-
-def test_an_appearing_effusion_takes_either_side_and_an_existing_one_keeps_its_own():
-    null = Phantom(60, "null", seed=5)  # no drain comes along
-    members = null.counterfactual_set(null.attributes.assign(effusion=1), k=12)
-    base = members[..., 36:41, :]  # between the domes and the lungs' lower borders
-    right_less_left = (base[..., 12:25].mean((-1, -2)) - base[..., 39:52].mean((-1, -2)))[..., 0]
-    had = null.attributes["effusion"].to_numpy() == 1
-    spread = right_less_left.std(0).numpy()
-    assert (spread[had] < 1e-6).all()
-    assert (spread[~had] > 0.02).all()
-
-
-def test_rows_with_missing_attributes_are_not_drawn():
-    phantom = Phantom(4, "portable", seed=1, size=32)
-    target = phantom.attributes.copy()
-    target.loc[2, "view"] = None
-    for draw in (phantom.counterfactual, phantom.counterfactual_set):
-        with pytest.raises(ValueError, match=r"missing attributes: \{'view': \[2\]\}"):
-            draw(target)
+def test_rows_that_are_not_there_and_empty_sets_are_refused(portable):
+    with pytest.raises(ValueError, match=r"no rows \[80\]; the target's index names rows 0 to 79"):
+        portable.counterfactual(portable.attributes.iloc[:1].set_axis([80]))
+    with pytest.raises(ValueError, match="one counterfactual or more, got k=0"):
+        portable.counterfactual_set(portable.attributes.iloc[:1], k=0)
+    with pytest.raises(ValueError, match="one image or more"):
+        Phantom(0)

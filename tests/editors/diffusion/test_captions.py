@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from causal_cxr.data.phantom import LABELLED, Phantom
+from causal_cxr.data.phantom import Phantom
 from causal_cxr.editors.diffusion import captions
 from causal_cxr.graphs import Binary, Categorical, Continuous
 
@@ -59,9 +59,9 @@ def test_a_value_that_the_attribute_cannot_have_is_refused():
 def test_phantoms_whose_labels_differ_have_different_captions(phrasing):
     phantom = Phantom(500, seed=0)
     rounded = phantom.attributes.assign(age=phantom.attributes["age"].round())
-    texts = pd.Series(captions(phantom.attributes, {a.name: a for a in LABELLED}, phrasing))
+    texts = pd.Series(captions(phantom.attributes, phantom.graph.attributes, phrasing))
     assert texts.nunique() == len(rounded.drop_duplicates())
-    assert (texts == pd.Series(captions(rounded, {a.name: a for a in LABELLED}, phrasing))).all()
+    assert (texts == pd.Series(captions(rounded, phantom.graph.attributes, phrasing))).all()
 
 
 def test_a_table_without_any_of_the_attributes_gets_a_caption_a_row():

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from causal_cxr.data.phantom import LABELLED, VERSION, Phantom
+from causal_cxr.data.phantom import VERSION, Phantom, World
 from causal_cxr.editors.diffusion import DiffusionEditor, captions
 from causal_cxr.editors.diffusion import editor as editor_module
 from causal_cxr.editors.diffusion import fit as module
@@ -20,7 +20,7 @@ from causal_cxr.editors.diffusion.fit import TEXT_LENGTH, build, fit_adapter, fi
 from causal_cxr.editors.resumable import ResumableFit
 from causal_cxr.graphs import Binary
 
-ATTRIBUTES = {attribute.name: attribute for attribute in LABELLED}
+ATTRIBUTES = dict(World.load("portable").declared.attributes)
 ROWS = np.arange(40)  # of 48
 TINY = {"batch_size": 4, "channels": (16, 32)}
 STEPS = 5
