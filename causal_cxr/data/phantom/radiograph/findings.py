@@ -1,10 +1,12 @@
 """Diseases of the lungs: each takes the place of air, so that its shadow is what the air was not."""
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor
 
 from .anatomy import LUNG, SOFT, Chest, cage, cage_width
-from .scene import Scene
+from .scene import Scene, Where
 from .solids import ramp, sphere, tube
 
 
@@ -15,21 +17,18 @@ def _side(scene: Scene, chosen_by: str, placed_by: str) -> Tensor:
     return torch.where(chosen == 0, chance, torch.where(chosen == 1, -1.0, 1.0))
 
 
-def _scale(field: Tensor, rows: Tensor, where: tuple[slice, slice, slice], factor: Tensor) -> None:
+def _scale(field: Tensor, rows: Tensor, where: Where, factor: Tensor) -> None:
     """Multiply some images of ``field``, in one place."""
     part = field[where]
     part[rows] = part[rows].mul_(factor)
 
 
-def effusion(scene: Scene, chest: Chest) -> None:
+def effusion(part: Scene, rows: Tensor, where: Where, chest: Chest) -> None:
     """Pleural fluid: in PA a level that climbs along the chest wall, in AP (supine) a veil that thins upwards.
 
     The level stands about 3 cm above the costophrenic angle at 200 ml, where films begin to show it (Blackmore et al.,
     Academic Radiology 1996), and at the apex at 2,500 ml.
     """
-    if (found := scene.with_thing("effusion_ml")) is None:
-        return
-    part, rows, where = found
     x, y = part.patient(10.0)
     side = _side(part, "effusion_side", "effusion_ml_side")
     height = 3.2 * (part.value("effusion_ml") / 200) ** 0.8
@@ -46,11 +45,8 @@ _LOBES = torch.tensor(  # centre and half axes in cm, of the right lung; the lef
 )
 
 
-def consolidation(scene: Scene, chest: Chest) -> None:
+def consolidation(part: Scene, rows: Tensor, where: Where, chest: Chest) -> None:
     """Airspace filled with fluid in one lobe, with a soft edge."""
-    if (found := scene.with_thing("consolidation")) is None:
-        return
-    part, rows, where = found
     x, y = part.patient(10.0)
     chosen = part.value("consolidation_lobe")
     chance = (part.u("consolidation_lobe") * 5).floor().clamp_max(4)
@@ -64,11 +60,8 @@ def consolidation(scene: Scene, chest: Chest) -> None:
     _scale(chest.air, rows, where, share.mul_(0.35 + 0.5 * extent).neg_().add_(1))
 
 
-def pneumothorax(scene: Scene, chest: Chest) -> None:
+def pneumothorax(part: Scene, rows: Tensor, where: Where, chest: Chest) -> None:
     """Air around a lung that has shrunk towards its hilum: a visceral line, and beyond it neither lung nor vessels."""
-    if (found := scene.with_thing("pneumothorax")) is None:
-        return
-    part, rows, where = found
     x, y = part.patient(10.0)
     side = _side(part, "pneumothorax_side", "pneumothorax_side")
     wide, _ = cage(part, y)
@@ -86,11 +79,8 @@ def pneumothorax(scene: Scene, chest: Chest) -> None:
     _scale(chest.air, rows, where, 1 - 0.45 * part.value("pneumothorax") * (1 - outside) * own)
 
 
-def oedema(scene: Scene, chest: Chest) -> None:
+def oedema(part: Scene, rows: Tensor, where: Where, chest: Chest) -> None:
     """Fluid in the lungs: wings around the hila, and short septal lines at the bases' walls."""
-    if (found := scene.with_thing("oedema")) is None:
-        return
-    part, rows, where = found
     x, y = part.patient(10.0)
     severity = part.value("oedema")
     reach = 3.0 + 1.6 * part.u("oedema_spread")
@@ -102,11 +92,8 @@ def oedema(scene: Scene, chest: Chest) -> None:
     _scale(chest.air, rows, where, share.neg_().add_(1))
 
 
-def nodule(scene: Scene, chest: Chest) -> None:
+def nodule(part: Scene, rows: Tensor, where: Where, chest: Chest) -> None:
     """A ball of soft tissue in a lung, away from heart and wall."""
-    if (found := scene.with_thing("nodule_mm")) is None:
-        return
-    part, rows, where = found
     x, y = part.patient(10.0)
     side = torch.where(part.u("nodule_mm_side") < 0.5, -1.0, 1.0)
     x = x - side * (7.2 + 3.0 * part.u("nodule_mm_x"))
@@ -115,4 +102,8 @@ def nodule(scene: Scene, chest: Chest) -> None:
     chest.soft[where].index_add_(0, rows, chord.mul_(1.25 * SOFT))  # denser than the lung it displaces by this much
 
 
-FINDINGS = (effusion, consolidation, pneumothorax, oedema, nodule)
+#: Drawable -> what changes the chest of those who have it: their part of the scene, their rows, where it can be, the chest.
+FINDINGS: Mapping[str, Callable[[Scene, Tensor, Where, Chest], None]] = {
+    "effusion_ml": effusion, "consolidation": consolidation, "pneumothorax": pneumothorax, "oedema": oedema,
+    "nodule_mm": nodule,
+}  # fmt: skip

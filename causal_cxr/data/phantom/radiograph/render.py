@@ -81,8 +81,9 @@ def _draw(values: Mapping[str, np.ndarray], noise: Noise, size: int, speckled: b
     """Draw one chunk into ``out``, ``(n, size, size)``."""
     scene = Scene.build(values, noise.anatomy, noise.placement, size)
     patient = chest(scene)
-    for finding in FINDINGS:
-        finding(scene, patient)
+    for name, finding in FINDINGS.items():
+        if (found := scene.with_thing(name)) is not None:
+            finding(*found, patient)
     absorbed = patient.line_integral()
     for name, device in DEVICES.items():
         if (found := scene.with_thing(name)) is not None:

@@ -17,6 +17,7 @@ FIELD_CM = 40.0  #: side of the square detector
 SOURCE_CM = (183.0, 102.0)  #: from source to detector, in PA and in AP
 GAP_CM = (1.5, 3.0)  #: from the patient to the detector, in PA and in AP
 CHEST_DEPTH_CM = 21.0
+Where = tuple[slice, slice, slice]  #: a part of ``(n, h, w)`` pictures
 
 
 def magnification(ap: Tensor, depth: float) -> Tensor:
@@ -110,13 +111,13 @@ class Scene:
         """Some of the patients."""
         return replace(self, numbers=self.numbers[rows])
 
-    def crop(self, region: tuple[float, float, float, float]) -> tuple["Scene", tuple[slice, slice, slice]]:
+    def crop(self, region: tuple[float, float, float, float]) -> tuple["Scene", Where]:
         """The part of the detector inside ``(top, left, bottom, right)``, and where it lies in a picture."""
         top, left, bottom, right = (round(edge * self.size) for edge in region)
         part = replace(self, x=self.x[:, :, left:right], y=self.y[:, top:bottom])
         return part, (slice(None), slice(top, bottom), slice(left, right))
 
-    def with_thing(self, name: str) -> tuple["Scene", Tensor, tuple[slice, slice, slice]] | None:
+    def with_thing(self, name: str) -> tuple["Scene", Tensor, Where] | None:
         """The patients that have a thing, their rows, and where it can be; ``None`` where nobody has it."""
         rows = self.value(name).flatten().nonzero().flatten()
         if not len(rows):
