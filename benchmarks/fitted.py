@@ -48,7 +48,8 @@ def fitted_editor(kind: str, world: World, *, steps: int | None = None) -> Any:
     if kind == "scm":
         return SCMEditor.from_pretrained(_cached(recipe, lambda folder: _fit_scm(world, count, folder)))
     base = _base(world)
-    adapter = _cached(f"{recipe}|{base}", lambda folder: _fit_adapter(world, base, count, folder))
+    fingerprint = DiffusionEditor.from_pretrained(base).fingerprint
+    adapter = _cached(f"{recipe}|{fingerprint}", lambda folder: _fit_adapter(world, base, count, folder))
     return DiffusionEditor.from_pretrained(base, adapter=adapter)
 
 

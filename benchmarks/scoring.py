@@ -58,16 +58,8 @@ def beside_truth(
         semantics: of the editor: which verdict is right depends on it.
         alpha: false-discovery rate of the baselines, Benjamini-Yekutieli as ours.
     """
-    own = {
-        "contrast",
-        "concept",
-        "of",
-        "relation",
-        "observational",
-        "structural",
-        "edge_observational",
-        "edge_structural",
-    }
+    own = {"contrast", "concept", "of", "relation"}
+    own |= {f"{what}{editor}" for what in ("", "edge_") for editor in ("observational", "structural")}
     renamed = truth.drop(columns="attribute").rename(columns=lambda name: name if name in own else f"true_{name}")
     cells = edges.merge(renamed, on=["contrast", "concept"], validate="one_to_one")
     cells["right"] = cells[semantics]
@@ -112,10 +104,8 @@ def summarise(runs: Iterable[Scored], *, faults: set[tuple[str, str, str]] | Non
     with_labelled = everything[~everything["curve_only"]]
     cells = with_labelled[~with_labelled["labelled_outcome"].astype(bool)]
     everything = everything[~everything["labelled_outcome"].astype(bool)]
-    pairs, sound = (
-        adjacencies(cells),
-        cells.loc[~_planted(cells, faults or set())],
-    )  # a fault is no error of the statistics
+    sound = cells.loc[~_planted(cells, faults or set())]  # a fault is no error of the statistics
+    pairs = adjacencies(cells)
     decided, undecided = pairs[~pairs["undecided"]], cells["verdict"] == "undecided"
     nulls = [run for run in runs if run.null]
     seconds, scored_runs = sum(run.seconds for run in runs), max(sum(not run.curve_only for run in runs), 1)
@@ -217,11 +207,7 @@ def _arrowheads(cells: pd.DataFrame) -> dict[str, Any]:
     """A structural editor's edge has its arrowhead at U: setting A moved U. An observational editor's has none."""
     claimed = cells[cells["claim_ours"] & (cells["semantics"] == "structural")]
     right = int(claimed["relation"].isin(["causes", "mediated"]).sum())
-    return {
-        "claimed": len(claimed),
-        "right": right,
-        "precision": _rounded(right / len(claimed)) if len(claimed) else None,
-    }
+    return {"claimed": len(claimed), "right": right, "precision": _ratio(right, len(claimed))}
 
 
 def _coverage(cells: pd.DataFrame, side: str, truth: str) -> dict[str, Any]:
@@ -266,7 +252,7 @@ def _planted(cells: pd.DataFrame, faults: set[tuple[str, str, str]]) -> np.ndarr
 def _kind(reason: str) -> str:
     """A reason without its numbers and names."""
     for words in ("reader follows", "editor not effective", "graph falsified", "reader blind", "not identifiable",
-                  "too few labelled", "declared as a cause"):  # fmt: skip
+                  "too few labelled", "too few images", "declared as a cause"):  # fmt: skip
         if reason.startswith(words):
             return words
     return reason.split(";")[0].split(" (")[0]

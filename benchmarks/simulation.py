@@ -18,6 +18,7 @@ from torch import Tensor
 from causal_cxr.data.phantom.phantom import Phantom
 from causal_cxr.data.phantom.world import Sign, World
 from causal_cxr.editors.editor import Abduction, Edit
+from causal_cxr.graphs import Continuous
 from causal_cxr.readers.concepts import Concept, world_concepts
 from causal_cxr.readers.quality import ReaderQuality, assess
 
@@ -178,14 +179,10 @@ class SimulatedEditor:
         patients = self.phantom.patients.iloc[target.index]
         before = factual[list(target.columns)]
         for i, (row, patient) in enumerate(zip(target.index, patients, strict=True)):
-            asked = [
-                f"{name}: {to}"
-                for name, was, to in zip(target.columns, before.iloc[i], target.iloc[i], strict=True)
-                if was != to
-            ]
-            question = [name.split(":")[0] for name in asked]
-            shared = np.random.default_rng([self.seed, _digest(patient, question, phrasing)])
-            own = np.random.default_rng([self.seed, int(row), _digest(asked, phrasing)])
+            moves = zip(target.columns, before.iloc[i], target.iloc[i], strict=True)
+            asked = {name: f"{name}: {to}" for name, was, to in moves if was != to}
+            shared = np.random.default_rng([self.seed, _digest(patient, list(asked), phrasing)])
+            own = np.random.default_rng([self.seed, int(row), _digest(list(asked.values()), phrasing)])
             drawn[i] = (shared.standard_normal(drawn.shape[1]) + own.standard_normal(drawn.shape[1])) / np.sqrt(2)
         return self.drift * drawn
 
@@ -197,12 +194,10 @@ class SimulatedEditor:
         before, after = (cause.encode(table[fault.cause]) for table in (factual, target))
         held = np.asarray([np.random.default_rng([self.seed, 5, int(row)]).uniform() for row in target.index])
         hit = (before != after) & (held < fault.share)
-        on = (after > before).astype(float)
-        assert not hasattr(moved, "unit")
+        assert not isinstance(moved, Continuous)
         level = moved.levels.index(fault.sign.level)
-        other = 0.0 if level else 1.0
-        value = np.where(on == 1, float(level), other)
-        return {**codes, fault.sign.attribute: np.where(hit, value, codes[fault.sign.attribute])}
+        follows = np.where(after > before, level, 0 if level else 1)
+        return {**codes, fault.sign.attribute: np.where(hit, follows, codes[fault.sign.attribute])}
 
 
 def _digest(*content: object) -> int:

@@ -159,12 +159,13 @@ def truth_of(
 def _zero_by_graph(world: World, attribute: str, hidden: str, adjustment: frozenset[str] | None) -> list[str]:
     """The sides on which there is no effect whatever the mechanisms."""
     dag, always = explicit_dag(world.graph), selection(world.graph)
-    as_recorded = bool(world.content.missing or world.content.label_noise)
     zero = []
     if nx.is_d_separator(dag, {attribute}, {hidden}, always) and not world.content.missing:
         zero.append("marginal")  # wrong labels go with nothing else
-    if adjustment is not None and hidden not in adjustment and not as_recorded:
-        zero += ["adjusted"] * nx.is_d_separator(dag, {attribute}, {hidden}, adjustment | always)
+    if world.content.missing or world.content.label_noise or adjustment is None or hidden in adjustment:
+        return zero  # what is recorded adjusts for something else
+    if nx.is_d_separator(dag, {attribute}, {hidden}, adjustment | always):
+        zero.append("adjusted")
     return zero
 
 

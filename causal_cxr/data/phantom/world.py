@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 NAMED = Path(__file__).with_name("worlds")  #: the worlds that ship, one file each
 CANDIDATES = 64  #: draws of the latent common causes from which one is picked by its likelihood
-
 LEAST = 0.25  #: a thing that is there is drawn with at least this share of its level's value
 
 

@@ -52,8 +52,9 @@ class Shown(_Block):
 
     Attributes:
         draws: a name in :data:`~causal_cxr.data.phantom.radiograph.DRAWABLES`.
-        forms: (``as`` in the file) what is drawn: one an attribute's level (numbers, or names of the drawable's levels), or for a continuous
-            attribute at the two ends of its range, straight in between. The attribute's own codes unless given.
+        forms: (``as`` in the file) what is drawn: one an attribute's level (numbers, or names of the drawable's levels), or
+            for a continuous attribute at the two ends of its range, straight in between. The attribute's own codes unless
+            given.
         spread: SD around it, for drawables that are numbers: images of one level differ.
     """
 
