@@ -1,8 +1,8 @@
 """Attributes: the named properties of patient, disease and acquisition that a causal graph is about.
 
 All have ``phrase``, ``check``, ``coerce``, ``encode``, ``decode`` and ``to_dict``. ``Binary`` and ``Categorical``
-columns are pandas categoricals whose categories are the levels in order; ``Continuous`` columns are float64. Missing
-stays missing.
+columns are pandas categoricals whose categories are the levels in order (ordered categoricals where the attribute is
+``ordered``); ``Continuous`` columns are float64. Missing stays missing.
 """
 
 import math
@@ -70,8 +70,7 @@ class _Levelled:
         # Each distinct value is checked once: tables have many rows and few levels.
         code = {value: self.levels.index(self.check(value)) for value in series.dropna().unique()}
         codes = [-1 if pd.isna(value) else code[value] for value in series]
-        dtype = pd.CategoricalDtype(list(self.levels))
-        return pd.Series(pd.Categorical.from_codes(codes, dtype=dtype), index=series.index, name=self.name)
+        return pd.Series(pd.Categorical.from_codes(codes, dtype=self._dtype()), index=series.index, name=self.name)
 
     def encode(self, series: pd.Series) -> np.ndarray:
         """``(n,)`` float64 level codes ``0..k-1``; NaN where missing."""
@@ -82,8 +81,10 @@ class _Levelled:
         """Inverse of :meth:`encode`."""
         codes = np.asarray(codes, dtype=float)
         indices = np.where(np.isnan(codes), -1, codes).astype(int)
-        dtype = pd.CategoricalDtype(list(self.levels))
-        return pd.Series(pd.Categorical.from_codes(indices, dtype=dtype), name=self.name)
+        return pd.Series(pd.Categorical.from_codes(indices, dtype=self._dtype()), name=self.name)
+
+    def _dtype(self) -> pd.CategoricalDtype:
+        return pd.CategoricalDtype(list(self.levels))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for YAML and JSON; :func:`attribute_from_dict` reads it back."""
@@ -112,16 +113,29 @@ class Binary(_Levelled):
 
 @dataclass(frozen=True)
 class Categorical(_Levelled):
-    """Two or more unordered levels; effects compare each with ``reference`` (the first level unless given)."""
+    """Two or more levels; effects compare each with ``reference`` (the first level unless given).
+
+    ``ordered``: the levels are given from least to most, as "none", "mild", "severe".
+
+    >>> Categorical("edema", levels=("none", "mild", "severe"), ordered=True).coerce(pd.Series(["mild"])).max()
+    'mild'
+    """
 
     reference: Value | None = None
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "reference", self.levels[0] if self.reference is None else self.check(self.reference))
 
     def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), "reference": self.reference}
+        data = {**super().to_dict(), "reference": self.reference}
+        if self.ordered:
+            data["ordered"] = True
+        return data
+
+    def _dtype(self) -> pd.CategoricalDtype:
+        return pd.CategoricalDtype(list(self.levels), ordered=self.ordered)
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,9 @@ def rich_graph() -> CausalGraph:
     race = Categorical("<b>bold</b>", levels=("white", 2, 0.5), reference=2, phrases={2: "two"})
     pacemaker = Binary("back\\slash\\", hidden=True)
     lone = Binary("größe &amp; &#92;")
+    stage = Categorical("stage", levels=("none", "mild", "severe"), ordered=True)
     return CausalGraph(
-        [age, view, race, pacemaker, lone],
+        [age, view, race, pacemaker, lone, stage],
         [(age.name, view.name), (age.name, pacemaker.name), (view.name, "image"), (pacemaker.name, "image")],
         confounded=[(race.name, view.name), (age.name, view.name)],
         selected_on=[view.name],

@@ -9,7 +9,8 @@ from causal_cxr.graphs import Binary, Categorical, Continuous, attribute_from_di
 AGE = Continuous("age", unit="years", low=18, high=100, phrases=["{value:.0f}-year-old", "aged {value:.0f}"])
 VIEW = Binary("view", levels=("PA", "AP"), phrases={"AP": ("portable view", "bedside view")})
 RACE = Categorical("race", levels=("white", "black", "asian"), reference="black")
-ALL = (AGE, VIEW, RACE)
+STAGE = Categorical("stage", levels=("none", "mild", "severe"), ordered=True)
+ALL = (AGE, VIEW, RACE, STAGE)
 
 
 def test_phrasings_go_round_and_values_without_words_name_themselves():
@@ -17,6 +18,15 @@ def test_phrasings_go_round_and_values_without_words_name_themselves():
     assert VIEW.phrase("PA") == "view PA"
     assert [AGE.phrase(63.2, phrasing) for phrasing in range(2)] == ["63-year-old", "aged 63"]
     assert Continuous("dose", "mSv", 0, 1).phrase(0.5) == "dose 0.5 mSv"
+
+
+def test_columns_of_ordered_levels_compare_and_unordered_ones_say_nothing_new():
+    stage = STAGE.coerce(pd.Series(["severe", "none", None]))
+    assert (stage > "none").tolist() == [True, False, False]
+    assert stage.dtype == STAGE.decode(np.array([1.0])).dtype == pd.CategoricalDtype(STAGE.levels, ordered=True)
+    assert STAGE.to_dict()["ordered"] is True
+    assert "ordered" not in RACE.to_dict()  # files and fingerprints of before stay
+    assert not RACE.coerce(pd.Series(["black"])).cat.ordered
 
 
 @pytest.mark.parametrize("value", ["LL", 1, None, float("nan"), pd.NA, ["PA"]])

@@ -1,34 +1,32 @@
 """``SCM``: a Pyro model of the labelled attributes, with abduct, predict and counterfactual.
 
-Continuous attributes: an affine flow of a normal on the logit of the range, its mean and scale linear in the parents.
-Binary and categorical: Gumbel-max with linear logits; abduction draws the Gumbels from their exact posterior given the
-observed level (Maddison et al., NeurIPS 2014; Oberst & Sontag, ICML 2019).
-Bidirected edges: one shared latent each, a normal on the nodes of Gauss-Hermite quadrature, so that likelihood and
-posterior are exact sums.
+Each attribute has a mechanism (:mod:`causal_cxr.graphs.scm.mechanisms`). Bidirected edges: one shared latent each, a
+normal on the 15 nodes of Gauss-Hermite quadrature, so that likelihood and posterior are exact sums. Two normal
+attributes that share one are then bivariate normal, within 1e-5 in log density where it correlates them by up to 0.4,
+within 1e-3 up to 0.5 and within 0.1 up to 0.7; beyond, single nodes begin to show.
 """
 
 import hashlib
-import itertools
 import json
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import networkx as nx
 import numpy as np
 import pandas as pd
 import pyro
 import torch
 from pyro import distributions as dist
-from pyro.distributions import transforms
 from torch import Tensor
 
 from causal_cxr.graphs.attributes import Continuous
 from causal_cxr.graphs.graph import CausalGraph
+from causal_cxr.graphs.scm.fitting import fit
+from causal_cxr.graphs.scm.mechanisms import AffineFlow, Mechanism, default_mechanism, mechanism_from_dict
+from causal_cxr.graphs.scm.missing import LEAST_EFFECTIVE, MORE_PROPOSALS, complete
+from causal_cxr.graphs.scm.structure import Structure, grid
 
-L2 = 0.5  #: a standard normal prior on the weights, so that a rare level cannot send them to infinity
-NODES = 15  #: values that a shared latent can take
-MOST_LATENTS = 2  #: in one district; the sum runs over ``NODES ** latents`` terms
-EDGE = 1e-4  #: continuous values are kept this share of the range away from its ends
+_AFFINE = AffineFlow()
 
 
 class SCM:
@@ -37,9 +35,13 @@ class SCM:
     Args:
         graph: hidden attributes take no part. How strongly a shared latent moves its two ends is not identified by a
             table alone where they also share an edge; the prior then decides.
+        mechanisms: attribute -> its mechanism, where it is not the default one.
+        continuous: default mechanism of the continuous attributes. Ordered levels have :class:`OrdinalLogit`, other
+            levels :class:`GumbelMax`.
 
     Raises:
-        ValueError: more than ``MOST_LATENTS`` bidirected edges hang together.
+        ValueError: more than two bidirected edges hang together; a mechanism for an attribute that the graph does not
+            have, or of another type.
 
     >>> from causal_cxr.graphs import Binary, CausalGraph
     >>> graph = CausalGraph([Binary("portable"), Binary("view", levels=("PA", "AP"))], [("portable", "view")])
@@ -49,146 +51,175 @@ class SCM:
     [0, 1]
     """
 
-    def __init__(self, graph: CausalGraph) -> None:
-        labelled = set(graph.labelled)
+    def __init__(
+        self,
+        graph: CausalGraph,
+        mechanisms: Mapping[str, Mechanism] | None = None,
+        *,
+        continuous: Mechanism = _AFFINE,
+    ) -> None:
+        given = dict(mechanisms or {})
+        unknown = [name for name in given if name not in graph.labelled]
+        if unknown:
+            raise ValueError(f"Mechanisms are given for {unknown}; the SCM has {list(graph.labelled)}.")
         self.graph = graph
-        self.order = tuple(name for name in graph.topological_order() if name in labelled)
-        self.parents = {name: tuple(p for p in self.order if p in graph.parents(name)) for name in self.order}
-        self._latents = {f"{a} <-> {b}": (a, b) for a, b in graph.confounded if {a, b} <= labelled}
-        pairs = nx.Graph(self._latents.values())
-        pairs.add_nodes_from(self.order)
-        components = [set(component) for component in nx.connected_components(pairs)]
-        self._districts = [tuple(name for name in self.order if name in component) for component in components]
-        for district in self._districts:
-            if len(self._shared(district)) > MOST_LATENTS:
-                raise ValueError(
-                    f"Bidirected edges {list(self._shared(district))} hang together; the SCM sums over at most "
-                    f"{MOST_LATENTS} such latents: drop some, or name their common cause as one attribute."
-                )
+        self.mechanisms = {
+            name: given.get(name, default_mechanism(graph.attributes[name], continuous)) for name in graph.labelled
+        }
+        for name, mechanism in self.mechanisms.items():
+            mechanism.check(graph.attributes[name])
+        self._structure = Structure(graph, self.mechanisms)
         self._weights: dict[str, Tensor] = {}
-        self.rows_left_out = 0
+        self.rows_left_out = 0  #: of the fit: they had no attribute at all
+        self.rows_imputed = 0  #: of the fit: they lacked some attribute
 
-    def fit(self, table: pd.DataFrame) -> "SCM":
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The labelled attributes, causes first."""
+        return self._structure.order
+
+    def fit(self, table: pd.DataFrame, seed: int = 0) -> "SCM":
         """Penalised maximum likelihood by L-BFGS, district after district; deterministic.
 
-        Rows with a missing value are left out and counted in ``rows_left_out``.
+        Rows that lack some attribute stay in, by Monte-Carlo EM: right where values are missing at random (given
+        observed attributes of the row), where leaving rows out may be wrong. They are counted in ``rows_imputed``, rows
+        without any attribute in ``rows_left_out``.
+
+        Args:
+            table: a column for each labelled attribute.
+            seed: of the imputations.
 
         Raises:
-            ValueError: no complete row, or a column is absent or has bad values.
+            ValueError: an attribute that no row has; a column is absent or has bad values.
+
+        Warns:
+            RuntimeWarning: as :meth:`impute`.
         """
-        complete = self.graph.coerce(table).dropna()
-        self.rows_left_out = len(table) - len(complete)
-        if complete.empty:
-            raise ValueError("No row of the table has all labelled attributes; nothing to fit the SCM on.")
-        codes = self._codes(complete)
-        for district in self._districts:
-            self._weights |= self._fit_district(district, codes, len(complete))
+        typed = self.graph.coerce(table)
+        never = [name for name in self.order if typed[name].isna().all()]
+        if never:
+            raise ValueError(
+                f"No row of the table has {never}; nothing to fit the SCM on: fill these columns, or declare their "
+                "attributes hidden."
+            )
+        some = typed.dropna(how="all")
+        self.rows_left_out = len(typed) - len(some)
+        self.rows_imputed = int(some.isna().any(axis=1).sum())
+        self._weights, effective = fit(self._structure, self._codes(some), seed)
+        _warn_of_few(effective, some.index)
         return self
 
-    def _fit_district(self, district: tuple[str, ...], codes: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
-        weights = {}
-        for name in district:
-            start = torch.zeros(
-                self._features(name, codes, n).shape[1] + len(self._shared((name,))),
-                self._outputs(name),
-                dtype=torch.float64,
-            )
-            if self._shared((name,)):  # at zero the two ends of a latent have no slope: L-BFGS would stay there
-                start[-len(self._shared((name,))) :, 0] = 0.5
-            weights[name] = start.requires_grad_()
-        optimiser = torch.optim.LBFGS(list(weights.values()), max_iter=200, line_search_fn="strong_wolfe")
-
-        def loss() -> Tensor:
-            optimiser.zero_grad()
-            penalty = sum(weight[1:].square().sum() for weight in weights.values())
-            value = L2 * penalty / n - self._joint(district, codes, n, weights).logsumexp(0).mean()
-            value.backward()
-            return value
-
-        optimiser.step(loss)
-        return {name: weight.detach() for name, weight in weights.items()}
-
-    def _joint(
-        self, district: tuple[str, ...], codes: Mapping[str, Tensor], n: int, weights: Mapping[str, Tensor]
-    ) -> Tensor:
-        """``(g, n)`` log density of the rows and of each of the g values that the district's latents can take."""
-        values, log_weights = _grid(len(self._shared(district)))
-        given = dict(codes) | {latent: values[:, i, None] for i, latent in enumerate(self._shared(district))}
-        total = log_weights[:, None].expand(-1, n)
-        for name in district:
-            parameters = self._parameters(name, given, n, weights)
-            total = total + self._distribution(name, parameters).log_prob(self._inside(name, codes[name]))
-        return total
-
     def model(self, n: int) -> dict[str, Tensor]:
-        """The Pyro program; condition or intervene with ``pyro.condition`` and ``pyro.do``. Sites carry codes.
+        """The Pyro program; condition or intervene with ``pyro.condition`` and ``pyro.do``.
 
-        Sites are the attributes, and ``"a <-> b"`` for each shared latent: the index of its quadrature node.
+        Sites are the attributes, and ``"a <-> b"`` for each shared latent: the index of its quadrature node. They carry
+        codes: numbers of continuous attributes, 0..k-1 of levels. Rows are the plate ``"rows"`` at dim -1; plates
+        around it need another dim, as do enumerated sites (``max_plate_nesting=1``).
         """
+        weights = self._fitted()
         values: dict[str, Tensor] = {}
-        nodes, log_weights = _grid(1)
-        with pyro.plate("rows", n):
-            for latent in self._latents:
+        nodes, log_weights = grid(1)
+        with pyro.plate("rows", n, dim=-1):
+            for latent in self._structure.latents:
                 values[latent] = nodes[pyro.sample(latent, dist.Categorical(logits=log_weights)).long(), 0]
             for name in self.order:
-                parameters = self._parameters(name, values, n)
-                values[name] = pyro.sample(name, self._distribution(name, parameters)).to(torch.float64)
+                law = self._structure.distribution(name, values, n, weights)
+                values[name] = pyro.sample(name, law).to(torch.float64)
         return values
 
     def sample(self, n: int, seed: int = 0) -> pd.DataFrame:
         """``n`` rows, typed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self._table(self.model(n), None)
+            return self._table(self.model(n), pd.RangeIndex(n))
 
-    def log_prob(self, table: pd.DataFrame) -> np.ndarray:
-        """``(n,)`` log density of complete rows, shared latents summed out."""
-        codes = self._codes(self._complete(table))
-        parts = [self._joint(d, codes, len(table), self._fitted()).logsumexp(0) for d in self._districts]
-        return torch.stack(parts).sum(0).numpy()
+    def log_prob(self, table: pd.DataFrame, seed: int = 0) -> np.ndarray:
+        """``(n,)`` log density of the observed part of each row, shared latents summed out.
+
+        Exact where no number is missing. Else a Monte-Carlo estimate, with ``seed``; its standard error is about
+        ``sqrt(1 / e)``, where ``e`` is the effective number of proposals: at least 20, or there is a RuntimeWarning.
+        """
+        typed = self.graph.coerce(table)
+        made = complete(self._structure, self._fitted(), self._codes(typed), seed=seed)
+        _warn_of_few(made.effective, typed.index)
+        return made.log_evidence.numpy()
+
+    def impute(self, table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+        """The rows, typed, missing attributes drawn from their posterior given the row's observed ones.
+
+        The draw is exact where only levels are missing, importance resampling else. Observed values stay as they are.
+
+        Warns:
+            RuntimeWarning: the posterior of some rows rests on fewer than 20 effective proposals of 4000.
+        """
+        typed = self.graph.coerce(table)
+        holes = typed.isna()
+        some = holes.any(axis=1).to_numpy()
+        if not some.any():
+            return typed
+        made = complete(self._structure, self._fitted(), self._codes(typed[some]), seed=seed)
+        _warn_of_few(made.effective, typed.index[some])
+        drawn = self._table({name: codes[0] for name, codes in made.codes.items()}, typed.index[some])
+        for name in typed.columns:
+            missing = holes[name].to_numpy()
+            filled = typed[name].array.copy()
+            filled[missing] = drawn[name].array[missing[some]]
+            typed[name] = filled
+        return typed
 
     def abduct(self, table: pd.DataFrame, seed: int = 0) -> dict[str, Tensor]:
-        """The noise that gave these rows: exact for continuous attributes, a posterior draw for levels and latents.
+        """The noise that gave these rows: exact for flows, a draw from the exact posterior for levels and latents.
+
+        Rows with missing attributes are imputed first, with the same seed.
 
         Returns:
-            name -> ``(n,)`` for a continuous attribute and for a shared latent, ``(n, levels)`` Gumbels for the others.
-
-        Raises:
-            ValueError: a labelled attribute is missing somewhere.
+            name -> ``(n,)``; ``(n, levels)`` for Gumbels. Shared latents are among the names.
         """
-        codes, n = self._codes(self._complete(table)), len(table)
+        codes, n, weights = self._codes(self.impute(table, seed)), len(table), self._fitted()
         generator = torch.Generator().manual_seed(seed)
         noise: dict[str, Tensor] = {}
         latents: dict[str, Tensor] = {}
-        for district in self._districts:
-            shared = self._shared(district)
+        for district in self._structure.districts:
+            shared = self._structure.shared(*district)
             if shared:
-                posterior = self._joint(district, codes, n, self._fitted()).softmax(0).T
+                posterior = self._structure.joint(district, codes, n, weights).softmax(0).T
                 drawn = torch.multinomial(posterior, 1, generator=generator)[:, 0]
-                latents |= {latent: _grid(len(shared))[0][drawn, i] for i, latent in enumerate(shared)}
+                latents |= {latent: grid(len(shared))[0][drawn, i] for i, latent in enumerate(shared)}
         for name in self.order:
-            parameters = self._parameters(name, codes | latents, n)
-            if isinstance(self.graph.attributes[name], Continuous):
-                location, scale = _affine(parameters)
-                noise[name] = (self._range(name).inv(self._inside(name, codes[name])) - location) / scale
-            else:
-                noise[name] = posterior_gumbels(parameters, codes[name].long(), generator)
+            parameters = self._structure.parameters(name, codes | latents, n, weights)
+            mechanism, attribute = self.mechanisms[name], self.graph.attributes[name]
+            noise[name] = mechanism.abduct(attribute, parameters, codes[name], generator)
         return noise | latents
 
-    def counterfactual(self, table: pd.DataFrame, do: Mapping[str, Any], seed: int = 0) -> pd.DataFrame:
+    def counterfactual(
+        self, table: pd.DataFrame, do: Mapping[str, Any], n_particles: int = 1, seed: int = 0
+    ) -> pd.DataFrame:
         """Abduct, act, predict.
 
         Args:
-            table: complete factual rows.
+            table: ``n`` factual rows; missing attributes are imputed from their posterior, with ``seed``.
             do: attribute -> a value, or one a row.
+            n_particles: draws from the posterior of each row's noise (and missing attributes).
             seed: of the abduction.
 
         Returns:
-            typed rows with the same index; what is no descendant of an intervened attribute stays bit for bit.
+            typed rows with the same index; with several particles each row as often, and an index level "particle"
+            added. What is no descendant of an intervened attribute stays bit for bit.
+
+        Raises:
+            ValueError: ``n_particles`` below 1, a value that the attribute cannot take, a name that the SCM lacks.
         """
-        factual = self._complete(table)
+        if n_particles < 1:
+            raise ValueError(f"n_particles is {n_particles}; draw one or more.")
+        typed = self.graph.coerce(table)
+        acts = self._act(do, len(typed))
+        if n_particles > 1:
+            particles = pd.Index(np.tile(np.arange(n_particles), len(typed)), name="particle")
+            typed = typed.iloc[np.repeat(np.arange(len(typed)), n_particles)].set_index(particles, append=True)
+            acts = {name: codes.repeat_interleave(n_particles) for name, codes in acts.items()}
+        factual = self.impute(typed, seed)
         codes = self._codes(factual)
-        values = self._predict(self.abduct(factual, seed), do, len(factual), codes)
+        values = self._predict(self.abduct(factual, seed), acts, len(factual), codes)
         result = self._table(values, factual.index)
         moved = {name for target in do for name in (target, *self.graph.descendants(target))}
         for name in set(self.order) - moved:
@@ -197,157 +228,105 @@ class SCM:
 
     def predict(self, noise: Mapping[str, Tensor], do: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """The rows that this noise gives, typed, some attributes set to a value or to one a row."""
-        return self._table(self._predict(noise, do or {}, len(next(iter(noise.values()))), None), None)
+        n = len(next(iter(noise.values())))
+        return self._table(self._predict(noise, self._act(do or {}, n), n, None), pd.RangeIndex(n))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data (JSON can hold it): the graph and the fitted weights, exactly."""
+        """Plain data (JSON can hold it): the graph and the fitted weights, exactly. Defaults are not written."""
         weights = {name: weight.tolist() for name, weight in self._weights.items()}
-        return {"graph": self.graph.to_dict(), "weights": weights, "rows_left_out": self.rows_left_out}
+        data = {"graph": self.graph.to_dict(), "weights": weights, "rows_left_out": self.rows_left_out}
+        chosen = {
+            name: mechanism.to_dict()
+            for name, mechanism in self.mechanisms.items()
+            if mechanism != default_mechanism(self.graph.attributes[name], _AFFINE)
+        }
+        if chosen:
+            data["mechanisms"] = chosen
+        if self.rows_imputed:
+            data["rows_imputed"] = self.rows_imputed
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "SCM":
         """The model that :meth:`to_dict` wrote."""
-        scm = cls(CausalGraph.from_dict(data["graph"]))
+        mechanisms = {name: mechanism_from_dict(given) for name, given in data.get("mechanisms", {}).items()}
+        scm = cls(CausalGraph.from_dict(data["graph"]), mechanisms)
         scm._weights = {name: torch.tensor(weight, dtype=torch.float64) for name, weight in data["weights"].items()}
-        scm.rows_left_out = data["rows_left_out"]
+        scm.rows_left_out, scm.rows_imputed = data["rows_left_out"], data.get("rows_imputed", 0)
         return scm
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with the graph and the weights."""
+        """16 hexadecimal digits that change with the graph, the mechanisms and the weights."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
-    def _predict(
-        self, noise: Mapping[str, Tensor], do: Mapping[str, Any], n: int, codes: Mapping[str, Tensor] | None
-    ) -> dict[str, Tensor]:
-        """Codes; a row whose causes have their factual ``codes`` keeps its own exactly, rounding included."""
+    def _act(self, do: Mapping[str, Any], n: int) -> dict[str, Tensor]:
+        """``(n,)`` codes of what ``do`` sets."""
         unknown = [name for name in do if name not in self.order]
         if unknown:
             raise ValueError(f"Cannot set {unknown}; the SCM has {list(self.order)}.")
-        values: dict[str, Tensor] = {latent: noise[latent] for latent in self._latents}
+        acts = {}
+        for name, value in do.items():
+            given = [value] * n if np.isscalar(value) else list(value)
+            if len(given) != n:
+                raise ValueError(f"do has {len(given)} values for {name!r} and the table {n} rows; give one a row.")
+            acts[name] = torch.tensor(self.graph.attributes[name].encode(pd.Series(given)))
+            if acts[name].isnan().any():
+                raise ValueError(f"do sets {name!r} to a missing value; give the factual one where nothing changes.")
+        return acts
+
+    def _predict(
+        self, noise: Mapping[str, Tensor], acts: Mapping[str, Tensor], n: int, codes: Mapping[str, Tensor] | None
+    ) -> dict[str, Tensor]:
+        """Codes; a row whose causes have their factual ``codes`` keeps its own exactly, rounding included."""
+        values: dict[str, Tensor] = {latent: noise[latent] for latent in self._structure.latents}
         for name in self.order:
-            if name in do:
-                given = [do[name]] * n if np.isscalar(do[name]) else list(do[name])
-                if len(given) != n:
-                    raise ValueError(f"do has {len(given)} values for {name!r} and the table {n} rows; give one a row.")
-                values[name] = torch.tensor(self.graph.attributes[name].encode(pd.Series(given)))
-                if values[name].isnan().any():
-                    raise ValueError(
-                        f"do sets {name!r} to a missing value; give the factual one where nothing changes."
-                    )
+            if name in acts:
+                values[name] = acts[name]
                 continue
-            parameters = self._parameters(name, values, n)
-            if isinstance(self.graph.attributes[name], Continuous):
-                location, scale = _affine(parameters)
-                values[name] = self._range(name)(location + scale * noise[name])
-            else:
-                values[name] = (parameters + noise[name]).argmax(-1).to(torch.float64)
+            parameters = self._structure.parameters(name, values, n, self._fitted())
+            values[name] = self.mechanisms[name].predict(self.graph.attributes[name], parameters, noise[name])
             if codes is not None:
                 still = torch.ones(n, dtype=torch.bool)
-                for parent in self.parents[name]:
+                for parent in self._structure.parents[name]:
                     still &= values[parent] == codes[parent]
                 values[name] = torch.where(still, codes[name], values[name])
         return values
 
-    def _complete(self, table: pd.DataFrame) -> pd.DataFrame:
-        typed = self.graph.coerce(table)
-        holes = typed.isna()
-        if holes.to_numpy().any():
-            where = {name: list(typed.index[holes[name]][:3]) for name in typed.columns if holes[name].any()}
-            raise ValueError(f"Cannot abduct rows with missing attributes: {where}; leave them out or impute them.")
-        return typed
-
     def _codes(self, table: pd.DataFrame) -> dict[str, Tensor]:
-        codes = {}
-        for name in self.order:
-            codes[name] = torch.tensor(self.graph.attributes[name].encode(table[name]))
-        return codes
+        return {name: torch.tensor(self.graph.attributes[name].encode(table[name])) for name in self.order}
 
-    def _table(self, codes: Mapping[str, Tensor], index: Any) -> pd.DataFrame:
-        frame = pd.DataFrame({name: self.graph.attributes[name].decode(codes[name].numpy()) for name in self.order})
-        frame = frame[list(self.graph.labelled)]
-        return frame if index is None else frame.set_axis(index)
-
-    def _features(self, name: str, codes: Mapping[str, Tensor], n: int) -> Tensor:
-        columns = []
-        for parent in self.parents[name]:
-            attribute = self.graph.attributes[parent]
+    def _table(self, codes: Mapping[str, Tensor], index: pd.Index) -> pd.DataFrame:
+        columns = {}
+        for name in self.graph.labelled:
+            attribute = self.graph.attributes[name]
+            values = codes[name].numpy()
             if isinstance(attribute, Continuous):
-                centred = (codes[parent] - (attribute.low + attribute.high) / 2) / (
-                    (attribute.high - attribute.low) / 4
-                )
-                columns.append(centred)
-            else:
-                columns += [(codes[parent] == k).to(torch.float64) for k in range(1, len(attribute.levels))]
-        return torch.stack([torch.ones(n, dtype=torch.float64), *columns], dim=1)
-
-    def _parameters(
-        self, name: str, values: Mapping[str, Tensor], n: int, weights: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
-        """``(n, outputs)``, or ``(g, n, outputs)`` where the latents' values are ``(g, 1)``."""
-        features, weight = self._features(name, values, n), (weights or self._fitted())[name]
-        parameters = features @ weight[: features.shape[1]]
-        for i, latent in enumerate(self._shared((name,))):
-            parameters = parameters + values[latent][..., None] * weight[features.shape[1] + i]
-        return parameters
-
-    def _shared(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The latents that move one of these attributes."""
-        return tuple(latent for latent, pair in self._latents.items() if set(pair) & set(names))
+                slack = 1e-9 * (attribute.high - attribute.low)
+                outside = (values < attribute.low - slack) | (values > attribute.high + slack)
+                if outside.any():
+                    raise ValueError(
+                        f"Predictions of {name!r} leave [{attribute.low:g}, {attribute.high:g}] in rows "
+                        f"{list(index[outside][:3])}: {values[outside][:3].tolist()}; widen the range, or use "
+                        "AffineFlow(bounded=True)."
+                    )
+                values = values.clip(attribute.low, attribute.high)
+            columns[name] = attribute.decode(values)
+        return pd.DataFrame(columns).set_axis(index)
 
     def _fitted(self) -> dict[str, Tensor]:
         if not self._weights:
             raise ValueError("The SCM is not fitted; call fit(table) first.")
         return self._weights
 
-    def _inside(self, name: str, values: Tensor) -> Tensor:
-        attribute = self.graph.attributes[name]
-        if not isinstance(attribute, Continuous):
-            return values
-        margin = EDGE * (attribute.high - attribute.low)
-        return values.clamp(attribute.low + margin, attribute.high - margin)
 
-    def _outputs(self, name: str) -> int:
-        attribute = self.graph.attributes[name]
-        return 2 if isinstance(attribute, Continuous) else len(attribute.levels)
-
-    def _range(self, name: str) -> Any:
-        attribute = self.graph.attributes[name]
-        assert isinstance(attribute, Continuous)
-        width = attribute.high - attribute.low
-        return transforms.ComposeTransform(
-            [transforms.SigmoidTransform(), transforms.AffineTransform(attribute.low, width)], cache_size=0
+def _warn_of_few(effective: Tensor, index: pd.Index) -> None:
+    few = (effective < LEAST_EFFECTIVE).numpy()
+    if few.any():
+        warnings.warn(
+            f"The posterior of the missing attributes of {few.sum()} rows, among them {list(index[few][:3])}, rests on "
+            f"fewer than {LEAST_EFFECTIVE} effective of {MORE_PROPOSALS} proposals: what is observed hardly occurs in "
+            "the model.",
+            RuntimeWarning,
+            stacklevel=3,
         )
-
-    def _distribution(self, name: str, parameters: Tensor) -> Any:
-        if isinstance(self.graph.attributes[name], Continuous):
-            return dist.TransformedDistribution(dist.Normal(*_affine(parameters)), [self._range(name)])
-        return dist.Categorical(logits=parameters)
-
-
-def _affine(parameters: Tensor) -> tuple[Tensor, Tensor]:
-    return parameters[..., 0], torch.nn.functional.softplus(parameters[..., 1] + 0.5)
-
-
-def _grid(latents: int) -> tuple[Tensor, Tensor]:
-    """``(g, latents)`` joint values of independent latents and their ``(g,)`` log probabilities."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
-    log_weights = np.log(weights / weights.sum())
-    values = np.array(list(itertools.product(nodes, repeat=latents))).reshape(NODES**latents, latents)
-    joint = [sum(choice) for choice in itertools.product(log_weights, repeat=latents)]
-    return torch.tensor(values), torch.tensor(joint, dtype=torch.float64)
-
-
-def posterior_gumbels(logits: Tensor, observed: Tensor, generator: torch.Generator) -> Tensor:
-    """``(n, k)`` Gumbel noise given that level ``observed`` won: top-down (Maddison et al. 2014)."""
-    total = torch.logsumexp(logits, -1, keepdim=True)
-
-    def gumbel(shape: tuple[int, ...]) -> Tensor:
-        uniform = torch.rand(shape, generator=generator, dtype=torch.float64).clamp(1e-300, 1 - 1e-16)
-        return -torch.log(-torch.log(uniform))
-
-    best = gumbel((len(logits), 1)) + total
-    free = gumbel(tuple(logits.shape)) + logits
-    truncated = -torch.log(torch.exp(-best) + torch.exp(-free))
-    chosen = torch.nn.functional.one_hot(observed, logits.shape[-1]).bool()
-    return torch.where(chosen, best, truncated) - logits
