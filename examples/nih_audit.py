@@ -3,14 +3,15 @@
     python examples/nih_audit.py --data path/to/nih --out runs/nih
 
 Fine-tunes the shipped diffusion editor of phantoms and fits a deep SCM on some patients, and audits others, whom neither
-has seen. The readers of the
-hidden attributes in ``hidden_labels.csv`` are cross-fitted: each patient is read by heads fitted on other patients. Faint
+has seen; ``--editors scm`` leaves the diffusion editor out. The readers of the hidden attributes in ``hidden_labels.csv``
+are cross-fitted: each patient is read by heads fitted on other patients. Faint
 marks and a placebo attribute, independent of everything, are spiked in before anything is fitted.
 """
 
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,19 @@ import pandas as pd
 
 from causal_cxr.audits import Audit, Report
 from causal_cxr.data import MARKS, PLACEBO, NIHChestXray14, Subset, WithControls, split_patients
+from causal_cxr.editors import Editor
 from causal_cxr.editors.diffusion import DiffusionEditor, fit_diffusion
-from causal_cxr.editors.scm import fit_image_model
+from causal_cxr.editors.scm import ConditionalVAE, HierarchicalVAE, fit_image_model
 from causal_cxr.graphs import Binary, CausalGraph, Continuous, default_contrasts
 from causal_cxr.readers import Concept, OrientedGradients, Pixels, ProbeReader
 
 SHIFT_YEARS = 20.0
 FOLDS = 5
 MINUTES_A_STEP, REST = 0.0075, 3.0  #: of the diffusion editor, and minutes of all else; measured on 2 CPU cores at 64
+#: A ladder whose coarsest latents have one position at 64 pixels and four at 128.
+LADDER = ((4, 32, 2, 4), (8, 64, 2, 0), (16, 96, 2, 0), (64, 128, 2, 32))
+IMAGE_MODELS = {"cvae": ConditionalVAE, "hvae": partial(HierarchicalVAE, stages=LADDER, prior="mediator")}
+RECIPES: dict[str, dict[str, float]] = {"cvae": {}, "hvae": {"divergence_warm_up": 500, "learning_rate": 1e-3}}
 #: What the audit can read of the attributes that the table has: for effectiveness and leak.
 LABELLED = (
     Concept("AP view", ("AP view",), ("PA view",), attribute="view", level="AP"),
@@ -95,6 +101,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="has Data_Entry_2017_v2020.csv and the images")
     parser.add_argument("--size", type=int, default=64, help="pixels a side, a multiple of 16")
+    parser.add_argument("--editors", choices=("diffusion", "scm"), nargs="+", default=["diffusion", "scm"])
+    parser.add_argument("--image-model", choices=tuple(IMAGE_MODELS), default="cvae", help="of the deep SCM")
     parser.add_argument("--steps", type=int, default=1000, help="of 64 images, for the diffusion editor")
     parser.add_argument("--scm-steps", type=int, default=1500, help="of 32 images, at most, for the deep SCM")
     parser.add_argument("--seed", type=int, default=0)
@@ -102,7 +110,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/nih"))
     args = parser.parse_args()
     begun = time.monotonic()
-    minutes = (REST + args.steps * MINUTES_A_STEP) * (args.size / 64) ** 2
+    minutes = (REST + args.steps * MINUTES_A_STEP * ("diffusion" in args.editors)) * (args.size / 64) ** 2
     print(f"expected: about {minutes:.0f} minutes on 2 CPU cores; same seed, same report", flush=True)
 
     graph = declared_graph()
@@ -119,16 +127,20 @@ def main() -> None:
     hidden = pd.concat([release.hidden, dataset.marks], axis=1) if release.hidden is not None else dataset.marks
     readers, refused = fit_readers(audited, hidden.iloc[audit_rows].reset_index(drop=True), graph)
     checkpoints = args.out / "checkpoints"
-    diffusion = fit_diffusion(
-        dataset, fit_rows, graph.attributes, steps=args.steps, seed=args.seed, learning_rate=3e-4,
-        start=DiffusionEditor.from_shipped("diffusion-base"), checkpoint=checkpoints / "diffusion", device=args.device,
-    ).to(args.device)  # fmt: skip
-    scm = fit_image_model(
-        dataset, fit_rows, graph, steps=args.scm_steps, seed=args.seed, checkpoint=checkpoints / "scm"
-    )
+    editors: dict[str, Editor] = {}
+    if "diffusion" in args.editors:
+        editors["diffusion"] = fit_diffusion(
+            dataset, fit_rows, graph.attributes, steps=args.steps, seed=args.seed, learning_rate=3e-4,
+            start=DiffusionEditor.from_shipped("diffusion-base"), checkpoint=checkpoints / "diffusion", device=args.device,
+        ).to(args.device)  # fmt: skip
+    if "scm" in args.editors:
+        editors["scm"] = fit_image_model(
+            dataset, fit_rows, graph, IMAGE_MODELS[args.image_model], steps=args.scm_steps, seed=args.seed,
+            checkpoint=checkpoints / "scm", **RECIPES[args.image_model],
+        )  # fmt: skip
     audit = Audit(graph, readers, interventions=default_contrasts(graph, {"age": SHIFT_YEARS}))
     report = audit.run(
-        {"diffusion": diffusion, "scm": scm}, audited, seed=args.seed, out=args.out,
+        editors, audited, seed=args.seed, out=args.out,
         provenance={"title": "ChestX-ray14", "left_out": {**without, **refused}},
     )  # fmt: skip
     summary = summarise(report, readers) | {"seconds": round(time.monotonic() - begun, 1)}

@@ -5,21 +5,25 @@ python -m causal_cxr.editors.scm.fit --world portable --out runs/scm-portable
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.editors.resumable import ResumableFit, cosine
 from causal_cxr.editors.scm.editor import SCMEditor, conditions, n_conditions
+from causal_cxr.editors.scm.hvae import HierarchicalVAE
+from causal_cxr.editors.scm.image_model import ImageModel
 from causal_cxr.editors.scm.vae import ConditionalVAE
 from causal_cxr.graphs import CausalGraph
 from causal_cxr.graphs.scm import SCM
 
-EMA = 0.995
 WARM_UP = 50
+FIRST_BETA = 0.3  #: weight of the divergence where its warm-up begins
 READ = 256  #: images read at once
 
 
@@ -27,36 +31,50 @@ def fit_image_model(
     dataset: Dataset,
     rows: np.ndarray,
     graph: CausalGraph,
+    image_model: Callable[[int], ImageModel] = ConditionalVAE,
     *,
+    scm: SCM | None = None,
     steps: int = 3000,
     seed: int = 0,
     batch_size: int = 32,
     learning_rate: float = 2e-3,
-    width: int = 32,
-    latent: int = 2,
-    scale: float = 0.1,
+    weight_decay: float = 0.0,
+    ema: float = 0.995,
+    divergence_warm_up: int = 0,
+    shift: int = 0,
     patience: int = 8,
     evaluate_every: int = 100,
+    residual: float = 1.0,
     renderer_version: int | None = None,
     checkpoint: Path | None = None,
     minutes: float | None = None,
+    device: str = "cpu",
 ) -> SCMEditor:
-    """Fit attribute mechanisms and image mechanism to the rows; Adam, warm-up, cosine decay, an EMA of the weights.
+    """Fit attribute mechanisms and image mechanism to the rows; AdamW, warm-up, cosine decay, an EMA of the weights.
 
     A tenth of the patients is held out of the image model's gradient; the weights that give them the best bound are
     returned.
 
     Args:
-        dataset: images of one size, sides multiples of 16, and labelled attributes.
-        rows: to fit on; the rest is never looked at. Rows that miss an attribute are left out.
+        dataset: images of one size and labelled attributes.
+        rows: to fit on; the rest is never looked at. Rows that miss an attribute are left out of the image model's fit.
         graph: declares the attributes and which of them show in the image.
+        image_model: builds the model from the number of conditions, with weights drawn under ``seed``:
+            :class:`ConditionalVAE`, ``functools.partial(HierarchicalVAE, latent=16)``, ...
+        scm: fitted attribute mechanisms; fitted to the same rows unless given.
         steps: of ``batch_size`` images, at most.
         seed: of initial weights, batches, held-out patients and latent draws.
-        width, latent, scale: see :class:`ConditionalVAE`.
+        ema: decay of the running average of the weights.
+        divergence_warm_up: steps over which the divergence's weight rises from ``FIRST_BETA`` to 1, geometrically; a
+            :class:`HierarchicalVAE` has only its coarsest latents open until then.
+        shift: images are moved by up to so many pixels either way, so that a small set teaches more. Leave 0 where the
+            place of a thing tells an attribute.
         patience: evaluations in a row without a better bound after which the fit stops.
+        residual: of the editor, see :class:`SCMEditor`.
         renderer_version: recorded, for phantoms.
         checkpoint: folder for resumable state, written whole or not at all; a killed fit goes on from it.
         minutes: stop early after so much wall time (then the result depends on the machine; the card must say so).
+        device: to fit on; the editor stays there.
 
     Raises:
         ValueError: fewer than two patients have all attributes.
@@ -65,6 +83,7 @@ def fit_image_model(
 
     table = graph.coerce(dataset.attributes.iloc[rows])
     complete = table.notna().all(axis=1).to_numpy()
+    scm = scm or SCM(graph).fit(table)
     rows, table = np.asarray(rows)[complete], table[complete]
     patients = dataset.patients.iloc[rows].to_numpy()
     distinct = np.unique(patients)
@@ -72,30 +91,34 @@ def fit_image_model(
         raise ValueError(f"{len(distinct)} patient(s) have all attributes; a fit needs two or more.")
     held = np.random.default_rng(seed).choice(distinct, max(1, len(distinct) // 10), replace=False)
     is_held = np.isin(patients, held)
-    scm = SCM(graph).fit(table)
     # Half precision: the images lie in memory for the whole fit, and its error is far under the pixel scale.
     images = torch.cat([dataset.images(rows[i : i + READ]).half() for i in range(0, len(rows), READ)])
-    condition = conditions(graph, table)
+    condition = conditions(graph, table).to(device)
     seen, unseen = np.flatnonzero(~is_held), np.flatnonzero(is_held)[:READ]
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = ConditionalVAE(n_conditions(graph), width, latent, scale)
-        average = ConditionalVAE(n_conditions(graph), width, latent, scale).eval()
+        model = image_model(n_conditions(graph)).to(device)
+        average = image_model(n_conditions(graph)).to(device).eval()
         fit = ResumableFit(
             dict(model.named_parameters()),
-            torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.99)),
-            decay=EMA,
+            torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay),
+            decay=ema,
             folder=checkpoint,
             recipe=(
                 dataset.fingerprint,
                 rows.tolist(),
                 graph.fingerprint,
+                type(model).__name__,
+                model.settings,
                 steps,
                 seed,
                 batch_size,
                 learning_rate,
-                scale,
+                weight_decay,
+                ema,
+                divergence_warm_up,
+                shift,
             ),
         )
         bound, waited = float(fit.extra.get("bound", torch.inf)), int(fit.extra.get("waited", 0))
@@ -107,15 +130,17 @@ def fit_image_model(
                 if waited >= patience or (minutes is not None and time.monotonic() - begun > 60 * minutes):
                     break
                 # One generator a step, so that a resumed fit draws what an uninterrupted one would.
-                chosen = np.random.default_rng([seed, step]).choice(seen, min(batch_size, len(seen)), replace=False)
+                rng = np.random.default_rng([seed, step])
+                chosen = rng.choice(seen, min(batch_size, len(seen)), replace=False)
                 torch.manual_seed(seed * 1_000_003 + step)
-                loss = model.loss(images[chosen].float(), condition[chosen])
+                batch = shifted(images[chosen].float(), shift, rng).to(device)
+                loss, _ = model.bound(batch, condition[chosen], beta_at(step, divergence_warm_up))
                 fit.descend(loss, learning_rate * cosine(step, steps, WARM_UP))
                 progress.update(task, completed=step + 1)
                 if (step + 1) % evaluate_every and step + 1 < steps:
                     continue
                 average.load_state_dict(fit.average)
-                now = _held_out_bound(average, images[unseen].float(), condition[unseen], seed)
+                now = _held_out_bound(average, images[unseen].float().to(device), condition[unseen], seed)
                 waited = 0 if now < bound else waited + 1
                 if now < bound:
                     bound, best = now, {name: weight.clone() for name, weight in fit.average.items()}
@@ -124,13 +149,28 @@ def fit_image_model(
                 fit.extra |= {f"best.{name}": weight for name, weight in best.items()}
                 fit.save()
         average.load_state_dict(best)
-    return SCMEditor(scm, average, fitted_on=frozenset(distinct), renderer_version=renderer_version)
+    return SCMEditor(scm, average, residual=residual, fitted_on=frozenset(distinct), renderer_version=renderer_version)
+
+
+def beta_at(step: int, warm_up: int) -> float:
+    """Weight of the divergence: from ``FIRST_BETA`` to 1 in ``warm_up`` steps, geometrically."""
+    return FIRST_BETA ** max(0.0, 1 - step / warm_up) if warm_up else 1.0
+
+
+def shifted(images: Tensor, most: int, rng: np.random.Generator) -> Tensor:
+    """Each image moved by up to ``most`` pixels along either axis, its border repeated."""
+    if not most:
+        return images
+    height, width = images.shape[-2:]
+    wide = F.pad(images, (most,) * 4, mode="replicate")
+    offsets = rng.integers(0, 2 * most + 1, (len(images), 2)).tolist()
+    return torch.stack([image[:, y : y + height, x : x + width] for image, (y, x) in zip(wide, offsets, strict=True)])
 
 
 @torch.no_grad()
-def _held_out_bound(model: ConditionalVAE, images: Tensor, condition: Tensor, seed: int) -> float:
+def _held_out_bound(model: ImageModel, images: Tensor, condition: Tensor, seed: int) -> float:
     torch.manual_seed(seed)  # the same latent draws at each evaluation
-    return float(model.loss(images, condition))
+    return float(model.bound(images, condition)[0])
 
 
 def main() -> None:
@@ -143,17 +183,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4_000)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=7101)
-    parser.add_argument("--latent", type=int, default=2, help="channels of the latent map")
-    parser.add_argument("--scale", type=float, default=0.1, help="standard deviation of a pixel")
+    parser.add_argument("--model", choices=("cvae", "hvae"), default="cvae")
     parser.add_argument("--minutes", type=float, default=None)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     phantom = Phantom(given.images, world=given.world, size=given.size, seed=given.seed)
     begun = time.monotonic()
     editor = fit_image_model(
-        phantom, np.arange(given.images), phantom.graph, steps=given.steps, seed=given.seed, renderer_version=VERSION,
-        checkpoint=given.out / "checkpoint", minutes=given.minutes,
-        latent=given.latent, scale=given.scale,
+        phantom, np.arange(given.images), phantom.graph, {"cvae": ConditionalVAE, "hvae": HierarchicalVAE}[given.model],
+        steps=given.steps, seed=given.seed, renderer_version=VERSION, checkpoint=given.out / "checkpoint",
+        minutes=given.minutes,
     )  # fmt: skip
     editor.save(given.out)
     minutes, parameters = (time.monotonic() - begun) / 60, sum(p.numel() for p in editor.image_model.parameters()) / 1e6
@@ -162,11 +201,11 @@ def main() -> None:
 
 - data: `Phantom({given.images}, "{given.world}", seed={given.seed})`, {given.size}x{given.size}, renderer version {VERSION}; synthetic, no
   patients; a tenth held out to choose the weights by
-- model: Pyro attribute mechanisms; convolutional conditional VAE, latent map of {given.latent} channels, pixel standard deviation
-  {given.scale:g}, {parameters:.2f} million parameters, half precision
+- model: Pyro attribute mechanisms; `{type(editor.image_model).__name__}` of {parameters:.2f} million parameters, half precision:
+  {editor.image_model.settings}
 - steps: at most {given.steps} of 32 images
 - seed: {given.seed}
-- command: `python -m causal_cxr.editors.scm.fit --world {given.world} --images {given.images} --steps {given.steps} --out DIR`
+- command: `python -m causal_cxr.editors.scm.fit --world {given.world} --model {given.model} --images {given.images} --steps {given.steps} --out DIR`
 - time: {minutes:.0f} minutes on one shared CPU core
 - pixel noise is replayed in full (`residual` 1): a null edit returns the image whatever the model, so composition says
   nothing about it

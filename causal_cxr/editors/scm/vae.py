@@ -1,10 +1,12 @@
 """``ConditionalVAE``: the image mechanism of a deep SCM, in Pyro (Pawlowski et al., NeurIPS 2020).
 
-Convolutional throughout, so that any image whose sides are multiples of 16 goes through the same weights. The latent
-is a small map, ``(latent, h / 16, w / 16)``; its prior does not know the attributes, so that putting them into the
-latent costs divergence and the decoder learns them from the condition instead.
+Convolutional throughout, so that images of any size go through the same weights. The latent is a small map,
+``(latent, h / 16, w / 16)``; its prior does not know the attributes, so that putting them into the latent costs
+divergence and the decoder learns them from the condition instead.
 """
 
+import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +16,10 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-REDUCTION = 16  #: image sides must be multiples of this
+from causal_cxr.editors.scm.image_model import ImageModel, divergence, padded, placed
+from causal_cxr.editors.scm.likelihood import LIKELIHOODS, pixel_distribution
+
+REDUCTION = 16  #: of the sides, from image to latent map
 UNSHUFFLE = 4  #: the first reduction loses nothing: blocks of 4 x 4 pixels become channels
 
 
@@ -34,21 +39,36 @@ class _Block(nn.Module):
         return x + self.second(F.silu(h))
 
 
-class ConditionalVAE(nn.Module):
-    """p(image | attributes, latent), with the posterior of the latent given image and attributes.
+class ConditionalVAE(ImageModel):
+    """p(image | attributes, noise), with the posterior of the noise given image and attributes.
 
     Args:
         n_conditions: numbers that describe the attributes of an image.
         width: channels at a quarter of the resolution, a multiple of 16; 1.5 and 2 times as many below it.
         latent: channels of the latent map.
-        scale: standard deviation of a pixel about the decoder's mean, in (0, 1). It sets how much the latent may
-            tell: a smaller scale gives sharper images and a latent that knows more of what the attributes cause.
+        scale: of a pixel about the decoder's location, in (0, 1). It sets how much the latent may tell: a smaller scale
+            gives sharper images and a latent that knows more of what the attributes cause. Fixed for a ``"gaussian"``
+            likelihood; where the fit begins for the discretised ones, whose scale is learnt pixel by pixel.
+        likelihood: of a pixel: ``"gaussian"``, ``"discretised_gaussian"`` or ``"discretised_logistic"``.
+
+    Raises:
+        ValueError: an unknown likelihood.
     """
 
-    def __init__(self, n_conditions: int, width: int = 32, latent: int = 2, scale: float = 0.1) -> None:
+    def __init__(
+        self,
+        n_conditions: int,
+        width: int = 32,
+        latent: int = 2,
+        scale: float = 0.1,
+        likelihood: str = "gaussian",
+    ) -> None:
         super().__init__()
+        if likelihood not in ("gaussian", *LIKELIHOODS):
+            raise ValueError(f"likelihood is {likelihood!r}; choose from {['gaussian', *LIKELIHOODS]}.")
         self.settings: dict[str, Any] = {"n_conditions": n_conditions, "width": width, "latent": latent, "scale": scale}
-        self.scale = scale
+        self.settings |= {"likelihood": likelihood}
+        self.fixed = likelihood == "gaussian"
         sizes = (width, 3 * width // 2, 2 * width)
         pixels = UNSHUFFLE**2
         self.enter = nn.Conv2d(pixels + 2, sizes[0], 3, padding=1)
@@ -58,57 +78,57 @@ class ConditionalVAE(nn.Module):
         self.expand = nn.Conv2d(latent + 2, sizes[-1], 3, padding=1)
         self.decoding = nn.ModuleList([_Block(c, n_conditions) for c in reversed(sizes)])
         self.up = nn.ModuleList([nn.Conv2d(b, a, 3, padding=1) for a, b in reversed(list(pairwise(sizes)))])
-        self.leave = nn.Conv2d(sizes[0], pixels, 3, padding=1)
+        self.leave = nn.Conv2d(sizes[0], pixels if self.fixed else 2 * pixels, 3, padding=1)
 
-    def encode(self, images: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the latent's posterior, each ``(n, latent, h / 16, w / 16)``.
+    def noise_shapes(self, shape: tuple[int, int]) -> list[tuple[int, ...]]:
+        """See :meth:`ImageModel.noise_shapes`; one map."""
+        return [(self.settings["latent"], *(-(-side // REDUCTION) for side in shape))]
 
-        Args:
-            images: ``(n, 1, h, w)`` in [0, 1].
-            condition: ``(n, n_conditions)``.
+    def abduct(
+        self, images: Tensor, condition: Tensor, *, standard: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
+        """See :meth:`ImageModel.abduct`."""
+        mean, std = self._encode(images, condition)
+        return (mean if standard is None else mean + std * standard[0],)
 
-        Raises:
-            ValueError: sides that are no multiples of 16.
-        """
-        if images.shape[-1] % REDUCTION or images.shape[-2] % REDUCTION:
-            raise ValueError(
-                f"Image sides must be multiples of {REDUCTION}, got {tuple(images.shape[-2:])}; resize them."
-            )
-        x = self.enter(_placed(F.pixel_unshuffle(images - 0.5, UNSHUFFLE)))
+    def decode(
+        self, noise: Sequence[Tensor], condition: Tensor, shape: tuple[int, int], *, mediator: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`ImageModel.decode`; the latent is exogenous, so that ``mediator`` changes nothing."""
+        x = self.expand(placed(noise[0]))
+        for i, block in enumerate(self.decoding):
+            x = block(self.up[i - 1](F.interpolate(x, scale_factor=2.0)) if i else x, condition)
+        x = F.pixel_shuffle(self.leave(x), UNSHUFFLE)[..., : shape[0], : shape[1]]
+        if self.fixed:
+            return x + 0.5, torch.full_like(x, math.log(self.settings["scale"]))
+        return x[:, :1] + 0.5, x[:, 1:] + math.log(self.settings["scale"])
+
+    def bound(self, images: Tensor, condition: Tensor, beta: float = 1.0) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """See :meth:`ImageModel.bound`."""
+        mean, std = self._encode(images, condition)
+        noise = (mean + std * torch.randn_like(std),)
+        location, log_scale = self.decode(noise, condition, (images.shape[-2], images.shape[-1]))
+        evidence = pixel_distribution(self.settings["likelihood"], location, log_scale).log_prob(images).sum()
+        return (beta * divergence(mean, std).sum() - evidence) / images.numel(), noise
+
+    def model(self, images: Tensor, condition: Tensor) -> None:
+        """The Pyro program: sites ``noise_0`` and ``image``."""
+        shape = (images.shape[-2], images.shape[-1])
+        with pyro.plate("images", len(images)):
+            zeros = images.new_zeros(len(images), *self.noise_shapes(shape)[0])
+            noise = pyro.sample("noise_0", dist.Normal(zeros, 1.0).to_event(3))
+            location, log_scale = self.decode((noise,), condition, shape)
+            pyro.sample("image", pixel_distribution(self.settings["likelihood"], location, log_scale), obs=images)
+
+    def guide(self, images: Tensor, condition: Tensor) -> None:
+        """The posterior of ``noise_0``, amortised."""
+        with pyro.plate("images", len(images)):
+            pyro.sample("noise_0", dist.Normal(*self._encode(images, condition)).to_event(3))
+
+    def _encode(self, images: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the noise's posterior."""
+        x = self.enter(placed(F.pixel_unshuffle(padded(images - 0.5, REDUCTION), UNSHUFFLE)))
         for i, block in enumerate(self.encoding):
             x = block(self.down[i - 1](x) if i else x, condition)
         mean, raw = self.posterior(x).chunk(2, dim=1)
         return mean, F.softplus(raw) + 1e-4
-
-    def decode(self, latent: Tensor, condition: Tensor) -> Tensor:
-        """``(n, 1, h, w)``, the mean image; may leave [0, 1] slightly."""
-        x = self.expand(_placed(latent))
-        for i, block in enumerate(self.decoding):
-            x = block(self.up[i - 1](F.interpolate(x, scale_factor=2.0)) if i else x, condition)
-        return F.pixel_shuffle(self.leave(x), UNSHUFFLE) + 0.5
-
-    def model(self, images: Tensor, condition: Tensor) -> None:
-        """The Pyro program: sites ``latent`` and ``image``."""
-        n, _, h, w = images.shape
-        with pyro.plate("images", n):
-            shape = (n, self.settings["latent"], h // REDUCTION, w // REDUCTION)
-            latent = pyro.sample("latent", dist.Normal(images.new_zeros(shape), 1.0).to_event(3))
-            pyro.sample("image", dist.Normal(self.decode(latent, condition), self.scale).to_event(3), obs=images)
-
-    def guide(self, images: Tensor, condition: Tensor) -> None:
-        """The posterior of ``latent``, amortised."""
-        with pyro.plate("images", len(images)):
-            pyro.sample("latent", dist.Normal(*self.encode(images, condition)).to_event(3))
-
-    def loss(self, images: Tensor, condition: Tensor) -> Tensor:
-        """``()``, the negative evidence bound a pixel, in nats; the divergence in closed form, one latent draw."""
-        bound = pyro.infer.TraceMeanField_ELBO().differentiable_loss(self.model, self.guide, images, condition)
-        return bound / images.numel()
-
-
-def _placed(x: Tensor) -> Tensor:
-    """Two more channels that say where a pixel is: marks have places, which convolutions alone cannot know."""
-    n, _, h, w = x.shape
-    rows = torch.linspace(-1, 1, h, device=x.device, dtype=x.dtype)[:, None].expand(n, 1, h, w)
-    columns = torch.linspace(-1, 1, w, device=x.device, dtype=x.dtype).expand(n, 1, h, w)
-    return torch.cat([x, rows, columns], dim=1)

@@ -1,6 +1,8 @@
 """The deep SCM as an editor: abduct, act, predict; saved, loaded and resumed to the same bits."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.editors import Editor
-from causal_cxr.editors.scm import ConditionalVAE, SCMEditor, fit_image_model
+from causal_cxr.editors.scm import ConditionalVAE, HierarchicalVAE, SCMEditor, fine_tune, fit_image_model
 from causal_cxr.graphs import Binary, Categorical, CausalGraph, Continuous
 from causal_cxr.graphs.scm import SCM
 
@@ -52,16 +54,35 @@ class Squares:
         return images
 
 
-def fit(steps: int, checkpoint: Path | None = None, **options: float) -> SCMEditor:
+SMALL = {
+    "cvae": partial(ConditionalVAE, width=16),
+    "hvae": partial(HierarchicalVAE, stages=((4, 16, 2, 2), (16, 16, 1, 2))),
+    "mediator": partial(HierarchicalVAE, stages=((4, 16, 2, 2), (16, 16, 1, 2)), prior="mediator"),
+}
+
+
+def fit(steps: int, checkpoint: Path | None = None, model: str = "cvae", **options: float) -> SCMEditor:
     return fit_image_model(
-        Squares(200), np.arange(160), GRAPH, steps=steps, batch_size=32, width=16, latent=2, evaluate_every=20,
+        Squares(200), np.arange(160), GRAPH, SMALL[model], steps=steps, batch_size=32, evaluate_every=20,
         checkpoint=checkpoint, **options,
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def fitted() -> SCMEditor:
-    return fit(200)
+def brightness(images: Tensor) -> torch.distributions.Distribution:
+    """Bright squares are 0.8, dim ones 0.5: read from the brightest pixels."""
+    logit = 40 * (images.flatten(1).topk(20)[0].mean(1) - 0.65)
+    return torch.distributions.Categorical(logits=torch.stack([-logit, logit], 1) / 2)
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def fitted(request: pytest.FixtureRequest) -> SCMEditor:
+    """The conditional VAE as fitted; a ladder, which so few images do not teach to mind its attributes, fine-tuned."""
+    if request.param == "cvae":
+        return fit(200)
+    few = fit(100, model=request.param, learning_rate=4e-3)
+    return fine_tune(
+        few, Squares(200), np.arange(160), {"bright": brightness}, steps=150, learning_rate=4e-3, slack=0.1
+    )
 
 
 def test_it_meets_the_protocols(fitted: SCMEditor) -> None:
@@ -82,7 +103,9 @@ def test_an_intervention_moves_what_the_attribute_draws(fitted: SCMEditor, resid
     change = editor.edit(abduction, flipped).images - editor.edit(abduction, factual).images
     data.attributes = data.attributes.assign(bright=1 - data.attributes["bright"].astype(int))
     true = data.images(rows) - images
-    assert float((change - true).square().mean() / true.square().mean()) < 0.35
+    nothing = 1.0  # the error of an editor that changes nothing, as a share of the true change
+    enough = 0.35 if isinstance(fitted.image_model, ConditionalVAE) else 0.75  # a ladder of 250 steps is a beginner
+    assert float((change - true).square().mean() / true.square().mean()) < enough * nothing
 
 
 def test_replayed_in_full_a_null_edit_is_the_image_itself(fitted: SCMEditor) -> None:
@@ -126,15 +149,15 @@ def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pyte
         pass
 
     whole = fit(60, tmp_path / "whole")
-    original, calls = ConditionalVAE.loss, iter(range(50))
+    original, calls = ConditionalVAE.bound, iter(range(50))
 
-    def loss(self: ConditionalVAE, images: Tensor, condition: Tensor) -> Tensor:
+    def bound(self: ConditionalVAE, *given: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         if next(calls, None) is None:
             raise PowerCutError
-        return original(self, images, condition)
+        return original(self, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ConditionalVAE, "loss", loss)
+        patch.setattr(ConditionalVAE, "bound", bound)
         with pytest.raises(PowerCutError):
             fit(60, tmp_path / "part")
     assert (tmp_path / "part/state.safetensors").exists()
@@ -152,13 +175,18 @@ def test_the_shipped_size_is_under_two_and_a_half_megabytes(tmp_path: Path) -> N
     assert (tmp_path / "model.safetensors").stat().st_size <= 2.5e6
 
 
-def test_any_size_divisible_by_16_goes_through_and_others_are_refused() -> None:
+@pytest.mark.parametrize("sides", [(28, 28), (48, 32), (37, 64)])
+@pytest.mark.parametrize("model", SMALL)
+def test_images_of_any_size_go_through(model: str, sides: tuple[int, int]) -> None:
     scm, table = SCM(GRAPH).fit(Squares(50).attributes), Squares(2).attributes
-    editor = SCMEditor(scm, ConditionalVAE(4, width=16, latent=2))
-    images = torch.rand(2, 1, 48, 32)
-    assert editor.edit(editor.abduct(images, table, seeds=np.arange(2)), table).images.shape == images.shape
-    with pytest.raises(ValueError, match="multiples of 16"):
-        editor.abduct(torch.rand(2, 1, 40, 32), table, seeds=np.arange(2))
+    editor, images = SCMEditor(scm, SMALL[model](4)), torch.rand(2, 1, *sides)
+    edited = editor.edit(editor.abduct(images, table, seeds=np.arange(2)), table).images
+    torch.testing.assert_close(edited, images, atol=1e-5, rtol=0)
+
+
+def test_errors_name_the_offence_and_the_mend() -> None:
+    scm, table = SCM(GRAPH).fit(Squares(50).attributes), Squares(2).attributes
+    editor, images = SCMEditor(scm, ConditionalVAE(4, width=16)), torch.rand(2, 1, 16, 16)
     with pytest.raises(ValueError, match=r"'bright' is missing in rows \[1\]"):
         editor.abduct(images, table.assign(bright=table["bright"].where([True, False])), seeds=np.arange(2))
     with pytest.raises(ValueError, match="residual"):

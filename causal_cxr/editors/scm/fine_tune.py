@@ -1,0 +1,213 @@
+"""Counterfactual fine-tuning: make edits read as what they were to show, without losing the fit to the images.
+
+De Sousa Ribeiro et al., ICML 2023: minimise the error of predictors on counterfactuals subject to the evidence bound
+staying where the fit left it, by a Lagrange multiplier. Attributes that the intervention does not move are held to what
+the predictors say of the *factual image* rather than to its label: hard labels teach the model to exaggerate them
+(Xia et al., MICCAI 2024).
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, kl_divergence
+
+from causal_cxr.data.dataset import Dataset
+from causal_cxr.editors.resumable import ResumableFit, cosine
+from causal_cxr.editors.scm.editor import SCMEditor, conditions
+from causal_cxr.editors.scm.fit import READ, WARM_UP, beta_at, shifted
+from causal_cxr.graphs.scm import SCM
+
+#: images ``(n, 1, h, w)`` -> the attribute's distribution over its codes, batch shape ``(n,)``; differentiable
+Predictor = Callable[[Tensor], Distribution]
+FIRST_PRICE, LEAST_PRICE, MOST_PRICE = 0.05, 1e-3, 10.0  #: of a nat of the bound, in nats of misreading
+PRICE_RATE = 0.01  #: of the multiplier's ascent: it doubles in 70 steps while the bound is out of its slack
+CALIBRATION = 16  #: batches on which the bound to keep is measured
+AHEAD = 50  #: steps whose interventions are drawn at once: the attributes' SCM works on tables
+
+
+def fine_tune(
+    editor: SCMEditor,
+    dataset: Dataset,
+    rows: np.ndarray,
+    predictors: Mapping[str, Predictor],
+    *,
+    targets: Literal["soft", "hard"] = "soft",
+    steps: int = 1000,
+    seed: int = 0,
+    batch_size: int = 32,
+    learning_rate: float = 3e-4,
+    ema: float = 0.99,
+    slack: float = 0.05,
+    divergence_warm_up: int = 0,
+    shift: int = 0,
+    save_every: int = 200,
+    checkpoint: Path | None = None,
+) -> SCMEditor:
+    """A new editor whose counterfactuals the predictors read as intended; the one given stays as it is.
+
+    Each image of a batch gets an intervention on one attribute of ``predictors``, the value another row's; its
+    descendants follow the graph's SCM.
+
+    Args:
+        editor: a fitted one.
+        dataset: that it was fitted on; images of one size.
+        rows: those of the fit; rows that miss an attribute are left out.
+        predictors: attribute -> predictor. They must not score the result: it learns what they see.
+        targets: of the attributes that an intervention does not move: ``"soft"``, what the predictor says of the
+            factual image, or ``"hard"``, their label (to measure what it does).
+        steps: of ``batch_size`` images.
+        seed: of batches, interventions and draws.
+        slack: share by which the bound may grow worse.
+        divergence_warm_up: as in the fit: a ladder's fine latents stay closed for so many steps, so that the coarse ones
+            learn to make the edits, and then open with the edits watched.
+        shift: as in the fit, see :func:`fit_image_model`.
+        checkpoint: folder for resumable state, every ``save_every`` steps.
+
+    Raises:
+        ValueError: a predictor of what the editor does not draw.
+    """
+    from rich.progress import Progress
+
+    graph = editor.scm.graph
+    unknown = sorted(set(predictors) - (set(graph.labelled) & set(graph.image_parents)))
+    if unknown or not predictors:
+        shown = [name for name in graph.image_parents if name in graph.labelled]
+        raise ValueError(f"Predictors are given for {unknown or 'nothing'}; the editor draws {shown}.")
+    table = graph.coerce(dataset.attributes.iloc[rows])
+    complete = table.notna().all(axis=1).to_numpy()
+    rows, table = np.asarray(rows)[complete], table[complete]
+    images = torch.cat([dataset.images(rows[i : i + READ]).half() for i in range(0, len(rows), READ)])
+    model = copy.deepcopy(editor.image_model)
+    device = next(model.parameters()).device
+    factual, shape = conditions(graph, table).to(device), (images.shape[-2], images.shape[-1])
+    size = min(batch_size, len(rows))
+
+    def batch(chosen: np.ndarray, step: int) -> Tensor:
+        torch.manual_seed(seed * 1_000_003 + step)
+        return shifted(images[chosen].float(), shift, np.random.default_rng([seed, step])).to(device)
+
+    with torch.random.fork_rng(devices=[]):
+        fit = ResumableFit(
+            dict(model.named_parameters()),
+            torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0),
+            decay=ema,
+            folder=checkpoint,
+            recipe=(
+                "fine-tuning", editor.fingerprint, dataset.fingerprint, rows.tolist(), sorted(predictors), targets, steps,
+                seed, batch_size, learning_rate, ema, slack, divergence_warm_up, shift,
+            ),
+        )  # fmt: skip
+        if "keep" in fit.extra:
+            keep, price = float(fit.extra["keep"]), float(fit.extra["price"])
+        else:
+            known = np.random.default_rng(seed).choice(len(rows), (CALIBRATION, size))
+            with torch.no_grad():
+                bounds = [model.bound(batch(chosen, steps + i), factual[chosen])[0] for i, chosen in enumerate(known)]
+            keep, price = float(torch.stack(bounds).mean()) * shape[0] * shape[1], FIRST_PRICE
+        allowed = slack * abs(keep)
+        plan: _Plan | None = None
+        with Progress(transient=True) as progress:
+            task = progress.add_task("counterfactual fine-tuning", total=steps, completed=fit.step)
+            for step in range(fit.step, steps):
+                if plan is None or step % AHEAD == 0:
+                    plan = _Plan.draw(editor.scm, table, sorted(predictors), size, [seed, step // AHEAD])
+                chosen, target, codes, moved = plan.batch(step % AHEAD)
+                seen = batch(chosen, step)
+                beta = beta_at(step, divergence_warm_up)
+                bound, noise = model.bound(seen, factual[chosen], beta)
+                edited, _ = model.decode(noise, target.to(device), shape)
+                error = _misread(predictors, seen, edited.clamp(0, 1), codes, moved, targets)
+                excess = bound * shape[0] * shape[1] - keep - allowed
+                fit.descend(error + price * excess, learning_rate * cosine(step, steps, WARM_UP))
+                if beta == 1:
+                    step_up = PRICE_RATE * float(np.clip(excess.item() / max(allowed, 1e-6), -1, 1))
+                    price = min(max(price * math.exp(step_up), LEAST_PRICE), MOST_PRICE)
+                progress.update(task, completed=step + 1, description=f"fine-tuning, misread {error.item():.2f} nats")
+                if (step + 1) % save_every == 0:
+                    fit.extra = {
+                        "keep": torch.tensor(keep, dtype=torch.float64),
+                        "price": torch.tensor(price, dtype=torch.float64),
+                    }
+                    fit.save()
+    fit.smooth()
+    return SCMEditor(
+        editor.scm,
+        model,
+        residual=editor.residual,
+        fitted_on=editor.fitted_on,
+        renderer_version=editor.renderer_version,
+    )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The interventions of ``AHEAD`` steps, each of ``size`` rows.
+
+    Attributes:
+        rows: ``(AHEAD, size)``, of the table.
+        target: ``(AHEAD * size, n_conditions)``.
+        codes: attribute -> ``(AHEAD * size,)`` counterfactual codes.
+        moved: attribute -> ``(AHEAD * size,)`` whether the intervention is on it or on a cause of it.
+    """
+
+    rows: np.ndarray
+    target: Tensor
+    codes: Mapping[str, Tensor]
+    moved: Mapping[str, Tensor]
+
+    @classmethod
+    def draw(cls, scm: SCM, table: pd.DataFrame, names: Sequence[str], size: int, seed: Sequence[int]) -> "_Plan":
+        rng = np.random.default_rng(seed)
+        rows = np.stack([rng.choice(len(table), size, replace=False) for _ in range(AHEAD)])
+        factual = table.iloc[rows.ravel()].reset_index(drop=True)
+        chosen = rng.integers(len(names), size=len(factual))
+        values = table.iloc[rng.integers(len(table), size=len(factual))]
+        parts, moved = [], {name: torch.zeros(len(factual), dtype=torch.bool) for name in names}
+        for i, name in enumerate(names):
+            here = np.flatnonzero(chosen == i)
+            if not len(here):
+                continue
+            parts.append(scm.counterfactual(factual.iloc[here], {name: values[name].to_numpy()[here]}, seed=i))
+            for other in {name, *scm.graph.descendants(name)} & set(names):
+                moved[other][here] = True
+        target = pd.concat(parts).sort_index()
+        codes = {
+            name: torch.tensor(scm.graph.attributes[name].encode(target[name]), dtype=torch.float32) for name in names
+        }
+        return cls(rows, conditions(scm.graph, target), codes, moved)
+
+    def batch(self, step: int) -> tuple[np.ndarray, Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Rows, conditions, codes and what is moved, of one of the steps."""
+        size = self.rows.shape[1]
+        here = slice(step * size, (step + 1) * size)
+        codes, moved = ({name: each[here] for name, each in of.items()} for of in (self.codes, self.moved))
+        return self.rows[step], self.target[here], codes, moved
+
+
+def _misread(
+    predictors: Mapping[str, Predictor],
+    images: Tensor,
+    edited: Tensor,
+    codes: Mapping[str, Tensor],
+    moved: Mapping[str, Tensor],
+    targets: Literal["soft", "hard"],
+) -> Tensor:
+    """``()``, nats an image by which the predictors read the edited images as something else than intended."""
+    total = edited.new_zeros(())
+    for name, predictor in predictors.items():
+        said = predictor(edited)
+        error = -said.log_prob(codes[name].to(edited.device))
+        if targets == "soft":
+            with torch.no_grad():
+                before = predictor(images)
+            error = torch.where(moved[name].to(edited.device), error, kl_divergence(before, said))
+        total = total + error.mean()
+    return total

@@ -1,0 +1,380 @@
+"""``HierarchicalVAE``: the image mechanism of a deep SCM as a ladder of latents (De Sousa Ribeiro et al., ICML 2023).
+
+Every latent z is a mechanism of its own, z = location + scale * noise, with location and scale from the latents above
+it; the noise, standard normal, is what abduction infers. Two variants:
+
+- ``exogenous``: location and scale do not see the attributes, so that z is part of the image's exogenous noise and all
+  that an attribute does to the image goes through the decoder;
+- ``mediator``: they do, so that z lies on a path from the attributes to the image: replaying the noise gives the total
+  effect, holding z the direct one.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import count, pairwise
+from typing import Any, Literal, cast
+
+import pyro
+import torch
+from pyro import distributions as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from causal_cxr.editors.scm.image_model import ImageModel, divergence, padded, placed
+from causal_cxr.editors.scm.likelihood import LIKELIHOODS, pixel_distribution
+
+EMBEDDED = 64  #: numbers that the attributes become before they reach the blocks
+LEAST_STD = 1e-3  #: of the noise's posterior
+FIRST_LOG_SCALE = -2.0  #: of a pixel, where a fit begins
+SOFTPLUS_OF_ONE = math.log(math.e - 1)  #: so that a posterior begins as wide as the prior
+#: (location and scale of z's prior, mean and deviation of its noise's posterior) -> z
+Choose = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+#: reduction of the sides, channels, rungs, channels of each rung's latent: finest first
+STAGES = ((2, 32, 2, 4), (4, 64, 2, 0), (8, 96, 2, 0), (32, 128, 2, 32))
+
+
+class _Block(nn.Module):
+    """1 x 1, two 3 x 3 and 1 x 1 convolutions; the attributes scale and shift the channels within."""
+
+    def __init__(self, into: int, out: int, inner: int, *, attributes: bool, weight: float) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(into, inner, 1)
+        self.first = nn.Conv2d(inner, inner, 3, padding=1)
+        self.second = nn.Conv2d(inner, inner, 3, padding=1)
+        self.leave = _scaled(nn.Conv2d(inner, out, 1), weight)
+        self.film = nn.Linear(EMBEDDED, 2 * inner) if attributes else None
+
+    def forward(self, x: Tensor, embedded: Tensor | None = None) -> Tensor:
+        x = self.first(F.silu(self.enter(F.silu(x))))
+        if self.film is not None and embedded is not None:
+            scale, shift = self.film(embedded)[:, :, None, None].chunk(2, dim=1)
+            x = x * (1 + scale) + shift
+        return self.leave(F.silu(self.second(F.silu(x))))
+
+
+class _Layer(nn.Module):
+    """One rung with a latent: the prior's location and scale, the noise's posterior, what z does to the two streams."""
+
+    def __init__(self, width: int, latent: int, *, own_prior: bool, last: bool, weight: float) -> None:
+        super().__init__()
+        inner = max(width // 2, 8)
+        self.latent = latent
+        self.prior = _Block(width, 2 * latent + width, inner, attributes=not own_prior, weight=0.0)
+        self.posterior = _Block(2 * width, 2 * latent, inner, attributes=True, weight=0.1)
+        self.to_prior = _scaled(nn.Conv2d(latent, width, 1), weight) if own_prior and not last else None
+        self.to_image = _scaled(nn.Conv2d(latent, width, 1), weight)
+        self.refine = _Block(width, width, inner, attributes=True, weight=weight)
+
+    def forward(
+        self, prior: Tensor, image: Tensor, embedded: Tensor, seen: Tensor | None, choose: Choose
+    ) -> tuple[Tensor, Tensor]:
+        """The two streams after this rung; ``choose`` gives z."""
+        said = self.prior(prior, embedded)
+        location, log_scale, features = said.tensor_split((self.latent, 2 * self.latent), dim=1)
+        if seen is None:
+            mean, std = torch.zeros_like(location), torch.ones_like(location)
+        else:
+            mean, raw = self.posterior(torch.cat([image, seen], 1), embedded).chunk(2, dim=1)
+            std = F.softplus(raw + SOFTPLUS_OF_ONE) + LEAST_STD
+        z = choose(location, log_scale.exp(), mean, std)
+        if self.to_prior is not None:
+            prior = prior + features + self.to_prior(z)
+        image = image + features + self.to_image(z)
+        return prior, image + self.refine(image, embedded)
+
+
+class _Plain(nn.Module):
+    """A rung without a latent."""
+
+    def __init__(self, width: int, *, own_prior: bool, weight: float) -> None:
+        super().__init__()
+        inner = max(width // 2, 8)
+        self.prior = _Block(width, width, inner, attributes=False, weight=weight) if own_prior else None
+        self.refine = _Block(width, width, inner, attributes=True, weight=weight)
+
+    def forward(
+        self, prior: Tensor, image: Tensor, embedded: Tensor, seen: Tensor | None, choose: Choose
+    ) -> tuple[Tensor, Tensor]:
+        prior = prior if self.prior is None else prior + self.prior(prior)
+        return prior, image + self.refine(image, embedded)
+
+
+class _Stage(nn.Module):
+    """What happens at one resolution: on the way up to the coarsest, then down the ladder.
+
+    Args:
+        width: channels.
+        rungs: how many.
+        latent: channels of each rung's latent; 0 for none.
+        finer: channels and ratio to the next finer stage, ``None`` for the finest.
+        coarser: channels of the next coarser stage, 0 for the coarsest.
+        own_prior: the prior has a stream of its own, which the attributes do not reach.
+        last: no latent is finer than this stage's.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        rungs: int,
+        latent: int,
+        *,
+        finer: tuple[int, int] | None,
+        coarser: int,
+        own_prior: bool,
+        last: bool,
+        weight: float,
+    ) -> None:
+        super().__init__()
+        self.down = None if finer is None else nn.Conv2d(finer[0], width, finer[1], stride=finer[1])
+        self.encoding = nn.ModuleList(
+            _Block(width, width, max(width // 2, 8), attributes=False, weight=weight) for _ in range((rungs + 1) // 2)
+        )
+        self.image = nn.Conv2d(coarser + 2, width, 1)
+        own_prior = own_prior and bool(latent or not last)
+        self.prior = nn.Conv2d(coarser + 2, width, 1) if own_prior else None
+        self.rungs = nn.ModuleList(
+            _Layer(width, latent, own_prior=own_prior, last=last and i == rungs - 1, weight=weight)
+            if latent
+            else _Plain(width, own_prior=own_prior, weight=weight)
+            for i in range(rungs)
+        )
+
+    def encode(self, x: Tensor) -> Tensor:
+        x = x if self.down is None else self.down(x)
+        for block in self.encoding:
+            x = x + block(x)
+        return x
+
+    def descend(
+        self, prior: Tensor, image: Tensor, embedded: Tensor, seen: Tensor | None, choose: Choose
+    ) -> tuple[Tensor, Tensor]:
+        image = self.image(placed(image))
+        prior = image if self.prior is None else self.prior(placed(prior))
+        for rung in self.rungs:
+            prior, image = rung(image if self.prior is None else prior, image, embedded, seen, choose)
+        return prior, image
+
+
+def _scaled(convolution: nn.Conv2d, weight: float) -> nn.Conv2d:
+    """A convolution that begins small, so that the deep ladder begins near the identity."""
+    for parameter in convolution.parameters():
+        parameter.data.mul_(weight)
+    return convolution
+
+
+class HierarchicalVAE(ImageModel):
+    """p(image | attributes, noise), with the posterior of the noise given image and attributes.
+
+    Images of any size go through: sides that are no multiples of the coarsest reduction are padded by their border and
+    cropped again.
+
+    Args:
+        n_conditions: numbers that describe the attributes of an image.
+        stages: ``(reduction, channels, rungs, latent)``, finest first, each reduction a multiple of the one before. The
+            first is lossless: its blocks of pixels become channels. ``latent`` is the channels of each rung's latent;
+            0 for rungs without. A latent map knows one place a position: let the coarsest have a single position and
+            leave the middle without latents where an attribute changes the shape as a whole.
+        prior: ``"exogenous"`` or ``"mediator"``, see the module.
+        likelihood: of a pixel, ``"discretised_gaussian"`` or ``"discretised_logistic"``; its scale is learnt, pixel by
+            pixel.
+        free_bits: nats a layer and image under which its divergence is not reduced further (Kingma et al., NeurIPS
+            2016); keeps layers in use.
+        detail: weight of the finest latent's divergence, those between it and the coarsest (weight 1) geometrically.
+            Under 1 more of an image is abducted, and less left to the pixel noise; the bound is then none of the
+            evidence (Higgins et al., ICLR 2017).
+
+    Raises:
+        ValueError: reductions that do not divide one another, no latent at all, or an unknown prior or likelihood.
+    """
+
+    def __init__(
+        self,
+        n_conditions: int,
+        stages: Sequence[Sequence[int]] = STAGES,
+        prior: Literal["exogenous", "mediator"] = "exogenous",
+        likelihood: str = "discretised_gaussian",
+        free_bits: float = 0.0,
+        detail: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if prior not in ("exogenous", "mediator"):
+            raise ValueError(f"prior is {prior!r}; choose 'exogenous' or 'mediator'.")
+        if likelihood not in LIKELIHOODS:
+            raise ValueError(f"likelihood is {likelihood!r}; choose from {list(LIKELIHOODS)}.")
+        if not stages or any(b[0] % a[0] or b[0] <= a[0] for a, b in pairwise(stages)):
+            raise ValueError(
+                f"stages have reductions {[stage[0] for stage in stages]}; give each as a multiple of the one before."
+            )
+        if not any(latent for _, _, _, latent in stages):
+            raise ValueError("No stage has a latent; give one of them latent channels.")
+        self.settings: dict[str, Any] = {
+            "n_conditions": n_conditions,
+            "stages": [list(stage) for stage in stages],
+            "prior": prior,
+            "likelihood": likelihood,
+            "free_bits": free_bits,
+            "detail": detail,
+        }
+        self.mediator = prior == "mediator"
+        reductions, widths, rungs, latents = zip(*stages, strict=True)
+        self.stem, self.coarsest = reductions[0], reductions[-1]
+        self.ratios = [coarse // fine for fine, coarse in pairwise(reductions)]
+        finest = min(i for i, channels in enumerate(latents) if channels)
+        weight = sum(rungs) ** -0.5
+        self.embed = nn.Sequential(
+            nn.Linear(n_conditions, EMBEDDED), nn.SiLU(), nn.Linear(EMBEDDED, EMBEDDED), nn.SiLU()
+        )
+        self.enter = nn.Conv2d(self.stem**2 + 2, widths[0], 3, padding=1)
+        self.stages = nn.ModuleList(
+            _Stage(
+                widths[i],
+                rungs[i],
+                latents[i],
+                finer=(widths[i - 1], self.ratios[i - 1]) if i else None,
+                coarser=widths[i + 1] if i + 1 < len(widths) else 0,
+                own_prior=not self.mediator,
+                last=i <= finest,
+                weight=weight,
+            )
+            for i in range(len(widths))
+        )
+        reach = max(len(widths) - 1, 1)
+        self._coarseness = [  # of each latent, coarsest first: 1 to 0
+            i / reach if reach else 1.0 for i in reversed(range(len(widths))) if latents[i] for _ in range(rungs[i])
+        ]
+        self.leave = _scaled(nn.Conv2d(widths[0], 2 * self.stem**2, 3, padding=1), 0.1)
+
+    def noise_shapes(self, shape: tuple[int, int]) -> list[tuple[int, ...]]:
+        """See :meth:`ImageModel.noise_shapes`."""
+        coarse = [-(-side // self.coarsest) for side in shape]
+        return [
+            (latent, *(side * (self.coarsest // reduction) for side in coarse))
+            for reduction, _, rungs, latent in reversed(self.settings["stages"])
+            if latent
+            for _ in range(rungs)
+        ]
+
+    def abduct(
+        self, images: Tensor, condition: Tensor, *, standard: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
+        """See :meth:`ImageModel.abduct`."""
+        noise: list[Tensor] = []
+
+        def infer(location: Tensor, scale: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+            noise.append(mean if standard is None else mean + std * standard[len(noise)])
+            return location + scale * noise[-1]
+
+        self._descend(condition, _sides(images), infer, self._encode(images))
+        return tuple(noise)
+
+    def decode(
+        self, noise: Sequence[Tensor], condition: Tensor, shape: tuple[int, int], *, mediator: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`ImageModel.decode`."""
+        if not self.mediator or mediator is None:
+            return self._pixels(self._descend(condition, shape, _replayed(noise)), shape)
+        held: list[Tensor] = []
+
+        def keep(location: Tensor, scale: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+            held.append(location + scale * noise[len(held)])
+            return held[-1]
+
+        self._descend(mediator, shape, keep)
+        fixed = iter(held)
+        return self._pixels(self._descend(condition, shape, lambda *_: next(fixed)), shape)
+
+    def bound(self, images: Tensor, condition: Tensor, beta: float = 1.0) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """See :meth:`ImageModel.bound`; a layer's divergence counts at least as its free bits.
+
+        While ``beta`` is under 1 only the coarsest stage's latents are open, their divergence weighted by it; the others
+        are what their prior expects. Open from the start, fine latents, each knowing a few pixels, take up the shapes
+        before the coarse ones have learnt to, and no attribute can then change a shape as a whole.
+        """
+        spent, noise, coarseness = images.new_zeros(()), list[Tensor](), iter(self._coarseness)
+
+        def infer(location: Tensor, scale: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+            nonlocal spent
+            coarse = next(coarseness)
+            if beta < 1 and coarse < self._coarseness[0]:
+                noise.append(0 * (mean + std))  # in the graph: an optimiser expects a gradient of every weight
+                return location + scale * noise[-1]
+            nats = divergence(mean, std).mean().clamp(min=self.settings["free_bits"])
+            spent = spent + beta * self.settings["detail"] ** (1 - coarse) * nats
+            noise.append(mean + std * torch.randn_like(std))
+            return location + scale * noise[-1]
+
+        shape = _sides(images)
+        image = self._descend(condition, shape, infer, self._encode(images))
+        evidence = self._likelihood(*self._pixels(image, shape)).log_prob(images).mean()
+        return (spent - evidence) / (shape[0] * shape[1]), tuple(noise)
+
+    def model(self, images: Tensor, condition: Tensor) -> None:
+        """The Pyro program: sites ``noise_0`` (coarsest) to ``noise_k``, and ``image``."""
+        numbers, shape = count(), _sides(images)
+
+        def prior(location: Tensor, scale: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+            standard = dist.Normal(torch.zeros_like(mean), torch.ones_like(std)).to_event(3)
+            return location + scale * pyro.sample(f"noise_{next(numbers)}", standard)
+
+        with pyro.plate("images", len(images)):
+            image = self._descend(condition, shape, prior)
+            pyro.sample("image", self._likelihood(*self._pixels(image, shape)), obs=images)
+
+    def guide(self, images: Tensor, condition: Tensor) -> None:
+        """The posterior of the noise, amortised, coarsest first."""
+        numbers = count()
+
+        def posterior(location: Tensor, scale: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+            return location + scale * pyro.sample(f"noise_{next(numbers)}", dist.Normal(mean, std).to_event(3))
+
+        with pyro.plate("images", len(images)):
+            self._descend(condition, _sides(images), posterior, self._encode(images))
+
+    def _likelihood(self, location: Tensor, log_scale: Tensor) -> Any:
+        return pixel_distribution(self.settings["likelihood"], location, log_scale)
+
+    def _encode(self, images: Tensor) -> list[Tensor]:
+        """What each stage's posteriors see of the image, finest first."""
+        x = self.enter(placed(F.pixel_unshuffle(padded(images - 0.5, self.coarsest), self.stem)))
+        seen = []
+        for stage in self.stages:
+            x = cast(_Stage, stage).encode(x)
+            seen.append(x)
+        return seen
+
+    def _descend(
+        self, condition: Tensor, shape: tuple[int, int], choose: Choose, seen: Sequence[Tensor | None] | None = None
+    ) -> Tensor:
+        """Walk the ladder down.
+
+        Args:
+            condition: ``(n, n_conditions)``.
+            shape: of the image.
+            choose: gives each layer's z from location and scale of its prior, and mean and deviation of its noise.
+            seen: of the image, stage by stage; without it mean and deviation are those of the prior, 0 and 1.
+
+        Returns:
+            ``(n, channels, h / reduction, w / reduction)``, the finest stage's image stream.
+        """
+        embedded = self.embed(condition)
+        prior = image = condition.new_zeros(len(condition), 0, *(-(-side // self.coarsest) for side in shape))
+        for i in reversed(range(len(self.stages))):
+            if image.shape[1]:
+                prior, image = (F.interpolate(x, scale_factor=self.ratios[i]) for x in (prior, image))
+            stage = cast(_Stage, self.stages[i])
+            prior, image = stage.descend(prior, image, embedded, seen[i] if seen else None, choose)
+        return image
+
+    def _pixels(self, image: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        location, log_scale = self.leave(F.silu(image)).chunk(2, dim=1)
+        location = F.pixel_shuffle(location, self.stem)[..., : shape[0], : shape[1]] + 0.5
+        return location, F.pixel_shuffle(log_scale, self.stem)[..., : shape[0], : shape[1]] + FIRST_LOG_SCALE
+
+
+def _sides(images: Tensor) -> tuple[int, int]:
+    return images.shape[-2], images.shape[-1]
+
+
+def _replayed(noise: Sequence[Tensor]) -> Choose:
+    given = iter(noise)
+    return lambda location, scale, mean, std: location + scale * next(given)

@@ -1,0 +1,77 @@
+"""``ImageModel``: what an ``SCMEditor`` asks of the image mechanism of a deep SCM."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ImageModel(nn.Module, ABC):
+    """p(image | attributes, noise), the noise standard normal and exogenous.
+
+    Attributes:
+        settings: the arguments it was built with, plain data; the same class built with them has the same weights' names.
+    """
+
+    settings: dict[str, Any]
+
+    @abstractmethod
+    def noise_shapes(self, shape: tuple[int, int]) -> list[tuple[int, ...]]:
+        """Shape of each latent of one image of ``(h, w)``, coarsest first."""
+
+    @abstractmethod
+    def abduct(
+        self, images: Tensor, condition: Tensor, *, standard: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
+        """The noise that gave these images: its posterior's mean, or a draw.
+
+        Args:
+            images: ``(n, 1, h, w)`` in [0, 1].
+            condition: ``(n, n_conditions)``, their attributes.
+            standard: standard normal numbers, ``(n, *shape)`` for each of :meth:`noise_shapes`, that make the draw.
+
+        Returns:
+            one tensor a latent, coarsest first, each ``(n, *shape)``.
+        """
+
+    @abstractmethod
+    def decode(
+        self, noise: Sequence[Tensor], condition: Tensor, shape: tuple[int, int], *, mediator: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Location and log scale of the pixels, each ``(n, 1, h, w)``; the location may leave [0, 1] slightly.
+
+        Args:
+            noise: as :meth:`abduct` gives it.
+            condition: ``(n, n_conditions)``, the attributes to draw.
+            shape: ``(h, w)``.
+            mediator: the attributes that the latents are told, where they mediate; ``condition`` unless given.
+        """
+
+    @abstractmethod
+    def bound(self, images: Tensor, condition: Tensor, beta: float = 1.0) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The negative evidence bound a pixel, in nats, ``()``, and the noise drawn from the posterior for it.
+
+        The divergence is in closed form, weighted by ``beta`` in (0, 1]: less than 1 while a fit warms up.
+        """
+
+
+def divergence(mean: Tensor, std: Tensor) -> Tensor:
+    """``(n,)``, nats from a normal to the standard normal, summed over all but the first axis."""
+    return (0.5 * (mean.square() + std.square() - 1) - std.log()).flatten(1).sum(1)
+
+
+def padded(images: Tensor, multiple: int) -> Tensor:
+    """Their border repeated below and to the right until the sides are multiples of ``multiple``."""
+    below, right = -images.shape[-2] % multiple, -images.shape[-1] % multiple
+    return F.pad(images, (0, right, 0, below), mode="replicate") if below or right else images
+
+
+def placed(x: Tensor) -> Tensor:
+    """Two more channels that say where a pixel is: marks have places, which convolutions alone cannot know."""
+    n, _, h, w = x.shape
+    rows = torch.linspace(-1, 1, h, device=x.device, dtype=x.dtype)[:, None].expand(n, 1, h, w)
+    columns = torch.linspace(-1, 1, w, device=x.device, dtype=x.dtype).expand(n, 1, h, w)
+    return torch.cat([x, rows, columns], dim=1)

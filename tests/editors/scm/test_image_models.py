@@ -1,0 +1,145 @@
+"""What every image mechanism is: a Pyro program whose bound is the closed form, with exogenous noise."""
+
+import pyro
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from causal_cxr.editors.scm import ConditionalVAE, HierarchicalVAE, ImageModel
+
+LADDER = {"stages": ((2, 16, 2, 3), (4, 16, 1, 3), (8, 16, 1, 0), (16, 24, 1, 3))}
+MODELS = {
+    "cvae": lambda: ConditionalVAE(3, width=16),
+    "cvae, logistic": lambda: ConditionalVAE(3, width=16, likelihood="discretised_logistic"),
+    "exogenous": lambda: HierarchicalVAE(3, **LADDER),
+    "mediator": lambda: HierarchicalVAE(3, **LADDER, prior="mediator"),
+}
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> ImageModel:
+    torch.manual_seed(0)
+    built = MODELS[request.param]()
+    for parameter in built.parameters():  # some begin at zero, which would hide what they do
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    return built
+
+
+def batch(n: int = 4, side: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(n, 1, side, side, generator=generator), torch.randn(n, 3, generator=generator)
+
+
+@torch.no_grad()
+def test_the_bound_is_that_of_the_pyro_program(model: ImageModel) -> None:
+    images, condition = batch()
+    bound, noise = model.bound(images, condition)
+    sites = {f"noise_{i}": value for i, value in enumerate(noise)}
+    guide = pyro.poutine.trace(pyro.condition(model.guide, data=sites)).get_trace(images, condition)
+    program = pyro.poutine.trace(pyro.condition(model.model, data=sites)).get_trace(images, condition)
+    program.compute_log_prob()
+    spent = sum(kl_divergence(guide.nodes[site]["fn"].base_dist, Normal(0.0, 1.0)).sum() for site in sites)
+    expected = (spent - program.nodes["image"]["log_prob_sum"]) / images.numel()
+    torch.testing.assert_close(bound, expected, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_program_draws_images_and_can_be_intervened_on(model: ImageModel) -> None:
+    images, condition = batch()
+    pyro.set_rng_seed(0)
+    drawn = (
+        pyro.poutine.trace(pyro.poutine.uncondition(model.model)).get_trace(images, condition).nodes["image"]["value"]
+    )
+    assert drawn.shape == images.shape
+    shapes = model.noise_shapes((16, 16))
+    still = {f"noise_{i}": torch.zeros(4, *shape) for i, shape in enumerate(shapes)}
+    set_ = pyro.poutine.trace(pyro.do(model.model, data=still)).get_trace(images, condition).nodes["image"]["fn"]
+    location, _ = model.decode(list(still.values()), condition, (16, 16))
+    torch.testing.assert_close(set_.base_dist.mean.clamp(0, 1), location.clamp(0, 1))
+
+
+@torch.no_grad()
+def test_noise_is_the_posterior_mean_or_the_draw_that_standard_numbers_make(model: ImageModel) -> None:
+    images, condition = batch()
+    mean = model.abduct(images, condition)
+    assert [tuple(noise.shape[1:]) for noise in mean] == model.noise_shapes((16, 16))
+    still = model.abduct(images, condition, standard=[torch.zeros_like(noise) for noise in mean])
+    torch.testing.assert_close(still, mean)
+    moved = model.abduct(images, condition, standard=[torch.ones_like(noise) for noise in mean])
+    assert bool((moved[0] > mean[0]).all())
+
+
+@torch.no_grad()
+def test_only_mediating_latents_are_told_the_mediators_attributes() -> None:
+    images, condition = batch()
+    other = condition.flip(0)
+    for name, build in MODELS.items():
+        torch.manual_seed(0)
+        model = build()
+        for parameter in model.parameters():
+            parameter.data.add_(0.05 * torch.randn_like(parameter))
+        noise = model.abduct(images, condition)
+        total = model.decode(noise, condition, (16, 16))[0]
+        torch.testing.assert_close(model.decode(noise, condition, (16, 16), mediator=condition)[0], total)
+        held = model.decode(noise, condition, (16, 16), mediator=other)[0]
+        assert torch.equal(held, total) == (name != "mediator")
+
+
+def test_every_weight_takes_part_in_the_bound(model: ImageModel) -> None:
+    model.bound(*batch())[0].backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+@torch.no_grad()
+def test_while_beta_is_under_one_only_the_coarsest_latents_are_open() -> None:
+    torch.manual_seed(0)
+    model, (images, condition) = HierarchicalVAE(3, **LADDER), batch()
+    _, closed = model.bound(images, condition, 0.5)
+    _, opened = model.bound(images, condition)
+    assert [bool(noise.any()) for noise in closed] == [True, False, False, False]
+    assert all(bool(noise.any()) for noise in opened)
+
+
+@torch.no_grad()
+def test_detail_weighs_the_finest_divergence() -> None:
+    torch.manual_seed(0)
+    images, condition = batch()
+    plain, cheap = (HierarchicalVAE(3, **LADDER, detail=detail) for detail in (1.0, 0.25))
+    cheap.load_state_dict(plain.state_dict())
+    bounds = []
+    for model in (plain, cheap):
+        for rung in model.stages[0].rungs:  # 3 numbers of mean 2 at each of 64 places, in two rungs
+            rung.posterior.leave.bias.data[:3] = 2.0
+            rung.to_image.weight.data.zero_()
+        torch.manual_seed(1)
+        bounds.append(float(model.bound(images, condition)[0]) * 256)
+    assert bounds[0] - bounds[1] == pytest.approx(0.75 * 2 * 64 * 3 * 0.5 * 2**2, rel=0.1)
+
+
+@torch.no_grad()
+def test_free_bits_are_a_floor_of_each_layer() -> None:
+    torch.manual_seed(0)
+    images, condition = batch()
+    plain, free = (HierarchicalVAE(3, **LADDER, free_bits=bits) for bits in (0.0, 1e4))
+    free.load_state_dict(plain.state_dict())
+    torch.manual_seed(1)
+    least = float(plain.bound(images, condition)[0])
+    torch.manual_seed(1)
+    most = float(free.bound(images, condition)[0])
+    assert most - least == pytest.approx(len(plain.noise_shapes((16, 16))) * 1e4 / 256, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prior": "both"}, "prior is 'both'; choose"),
+        ({"likelihood": "poisson"}, "likelihood is 'poisson'; choose from"),
+        ({"stages": ((2, 16, 1, 2), (5, 16, 1, 2))}, r"reductions \[2, 5\]; give each as a multiple"),
+        ({"stages": ((2, 16, 1, 0),)}, "No stage has a latent"),
+    ],
+)
+def test_errors_name_the_offence_and_the_mend(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        HierarchicalVAE(3, **arguments)
+    with pytest.raises(ValueError, match="likelihood is 'poisson'"):
+        ConditionalVAE(3, likelihood="poisson")
