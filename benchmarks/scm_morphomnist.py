@@ -26,7 +26,7 @@ In the JSON's ``summary``, the editor after counterfactual fine-tuning, pixel no
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -49,30 +49,38 @@ from causal_cxr.editors.scm.editor import SCMEditor
 from causal_cxr.editors.scm.fine_tune import fine_tune
 from causal_cxr.editors.scm.fit import fit_image_model
 from causal_cxr.editors.scm.hvae import HierarchicalVAE
+from causal_cxr.editors.scm.image_model import ImageModel
 from causal_cxr.editors.scm.vae import ConditionalVAE
 
-MODELS: dict[str, Any] = {
-    "cvae": partial(ConditionalVAE, latent=4, likelihood="discretised_gaussian"),
-    "hvae": partial(
-        HierarchicalVAE,
-        stages=((2, 32, 2, 8), (4, 64, 2, 0), (8, 96, 2, 0), (32, 128, 2, 32)),
-        prior="mediator",
-        detail=0.5,
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a kind of image model is built, fitted and fine-tuned.
+
+    Attributes:
+        build: from the number of conditions.
+        fit, tuning: options of :func:`fit_image_model` and :func:`fine_tune`, over :data:`FIT` and :data:`TUNING`.
+    """
+
+    build: Callable[[int], ImageModel]
+    fit: Mapping[str, Any]
+    tuning: Mapping[str, Any]
+
+
+RECIPES = {
+    "cvae": Recipe(
+        partial(ConditionalVAE, latent=4, likelihood="discretised_gaussian"),
+        {"steps": 8_000, "divergence_warm_up": 2_500, "first_beta": 0.3},
+        {"steps": 2_000, "learning_rate": 3e-4},
     ),
-    "hvae-exogenous": partial(HierarchicalVAE, prior="exogenous"),
+    "hvae": Recipe(
+        partial(HierarchicalVAE, prior="mediator"),
+        {"steps": 8_000, "divergence_warm_up": 3_000},
+        {"steps": 3_000, "divergence_warm_up": 1_000, "first_price": 0.03, "slack": 0.08},
+    ),
 }
-#: of the fit and of the counterfactual fine-tuning
-STEPS = {"cvae": (9_000, 1_500), "hvae": (5_000, 3_000), "hvae-exogenous": (8_000, 2_000)}
-RECIPE: dict[str, Any] = {
-    "batch_size": 32,
-    "learning_rate": 1e-3,
-    "weight_decay": 0.01,
-    "ema": 0.999,
-    "divergence_warm_up": 2_500,
-    "patience": 8,
-    "evaluate_every": 250,
-}
-TUNING: dict[str, Any] = {"learning_rate": 1e-3, "divergence_warm_up": 1_000}
+FIT: dict[str, Any] = {"learning_rate": 1e-3, "weight_decay": 0.01, "ema": 0.999, "patience": 8, "evaluate_every": 250}
+TUNING: dict[str, Any] = {"learning_rate": 1e-3}
 SHIFT = 2  #: pixels, of the augmentation
 TEMPERATURE, OTHERS = 0.1, (0.0, 1.0)  #: of the pixel noise
 SUPPORTED, WITHIN = "intensity_in_support", 2.0  #: residual standard deviations
@@ -295,18 +303,19 @@ class Fitted:
 def fitted(args: argparse.Namespace, dataset: MorphoMNIST) -> Fitted:
     """Fit the model on :data:`morphomnist.FIT_ROWS`, then fine-tune it with the ``training`` predictors."""
     folder: Path | None = args.checkpoint
-    steps, fine_tuning = STEPS[args.model]
+    recipe = RECIPES[args.model]
+    options = FIT | dict(recipe.fit) | ({"steps": args.steps} if args.steps else {})
     with timed(folder and folder / f"{args.model}-fit") as fitting:
         before = fit_image_model(
-            dataset, FIT_ROWS, GRAPH, MODELS[args.model], steps=args.steps or steps, seed=args.seed, shift=SHIFT,
-            residual=TEMPERATURE, minutes=args.minutes, device=args.device, checkpoint=fitting.folder, **RECIPE,
+            dataset, FIT_ROWS, GRAPH, recipe.build, seed=args.seed, shift=SHIFT, residual=TEMPERATURE,
+            minutes=args.minutes, device=args.device, checkpoint=fitting.folder, **options,
         )  # fmt: skip
     predictors = family_of("training", dataset.images(FIT_ROWS), dataset.attributes.iloc[FIT_ROWS])
+    options = TUNING | dict(recipe.tuning) | ({} if args.fine_tune_steps is None else {"steps": args.fine_tune_steps})
     with timed(folder and folder / f"{args.model}-fine-tuning") as tuning:
         after = fine_tune(
-            before, dataset, FIT_ROWS, predictors, seed=args.seed, shift=SHIFT, checkpoint=tuning.folder, **TUNING,
-            steps=fine_tuning if args.fine_tune_steps is None else args.fine_tune_steps,
-        )  # fmt: skip
+            before, dataset, FIT_ROWS, predictors, seed=args.seed, shift=SHIFT, checkpoint=tuning.folder, **options
+        )
     return Fitted(before, after, fitting.seconds, tuning.seconds)
 
 
@@ -373,7 +382,7 @@ def contact_sheet(editor: SCMEditor, task: Task, *, images: int = 8, zoom: int =
 
 def shown(model: str, scores: Mapping[str, Mapping[str, Any]]) -> str:
     """Tables: each set of scores beside the published figures."""
-    rows = {f"published {model}": PUBLISHED[model.split("-")[0]], **scores}
+    rows = {f"published {model}": PUBLISHED[model], **scores}
     plain = ["composition_1", "composition_10", "reversibility_1", "fid", "cld_published", "cld_corrected"]
     parts = [pd.DataFrame({name: {key: row.get(key, np.nan) for key in plain} for name, row in rows.items()}).T]
     for table in ("effectiveness", "effectiveness_clean", "effectiveness_measured"):
@@ -393,7 +402,7 @@ def main() -> None:
     """Fit, score, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of Morpho-MNIST")
-    parser.add_argument("--model", choices=tuple(MODELS), default="hvae")
+    parser.add_argument("--model", choices=tuple(RECIPES), default="hvae")
     parser.add_argument("--json", type=Path, help="where the numbers go")
     parser.add_argument("--export", type=Path, help="where the counterfactuals go, .npz")
     parser.add_argument("--figure", type=Path, help="where the contact sheet goes, .png")
@@ -434,7 +443,7 @@ def main() -> None:
             table: metrics.reading_errors(GRAPH, task.images, task.factual, readings)
             for table, readings in judges.readings.items()
         },
-        "published": PUBLISHED[args.model.split("-")[0]],
+        "published": PUBLISHED[args.model],
         "conditions": {
             "model": args.model,
             "settings": main_editor.image_model.settings,

@@ -27,7 +27,7 @@ from causal_cxr.graphs.scm import SCM
 
 #: images ``(n, 1, h, w)`` -> the attribute's distribution over its codes, batch shape ``(n,)``; differentiable
 Predictor = Callable[[Tensor], Distribution]
-FIRST_PRICE, LEAST_PRICE, MOST_PRICE = 0.05, 1e-3, 10.0  #: of a nat of the bound, in nats of misreading
+LEAST_PRICE, MOST_PRICE = 1e-3, 10.0  #: of a nat of the bound, in nats of misreading
 PRICE_RATE = 0.01  #: of the multiplier's ascent: it doubles in 70 steps while the bound is out of its slack
 CALIBRATION = 16  #: batches on which the bound to keep is measured
 AHEAD = 50  #: steps whose interventions are drawn at once: the attributes' SCM works on tables
@@ -47,6 +47,8 @@ def fine_tune(
     ema: float = 0.99,
     slack: float = 0.05,
     divergence_warm_up: int = 0,
+    first_beta: float = 0.05,
+    first_price: float = 0.1,
     shift: int = 0,
     save_every: int = 200,
     checkpoint: Path | None = None,
@@ -66,8 +68,9 @@ def fine_tune(
         steps: of ``batch_size`` images.
         seed: of batches, interventions and draws.
         slack: share by which the bound may grow worse.
-        divergence_warm_up: as in the fit: a ladder's fine latents stay closed for so many steps, so that the coarse ones
-            learn to make the edits, and then open with the edits watched.
+        divergence_warm_up, first_beta: as in the fit: a ladder's fine latents are emptied, so that the coarse ones learn
+            to make the edits, and filled again with the edits watched.
+        first_price: Lagrange multiplier to begin with: of a nat of the bound, in nats of misreading.
         shift: as in the fit, see :func:`fit_image_model`.
         checkpoint: folder for resumable state, every ``save_every`` steps.
 
@@ -102,7 +105,8 @@ def fine_tune(
             folder=checkpoint,
             recipe=(
                 "fine-tuning", editor.fingerprint, dataset.fingerprint, rows.tolist(), sorted(predictors), targets, steps,
-                seed, batch_size, learning_rate, ema, slack, divergence_warm_up, shift,
+                seed, batch_size, learning_rate, ema, slack, divergence_warm_up,
+                first_beta, first_price, shift,
             ),
         )  # fmt: skip
         if "keep" in fit.extra:
@@ -111,7 +115,7 @@ def fine_tune(
             known = np.random.default_rng(seed).choice(len(rows), (CALIBRATION, size))
             with torch.no_grad():
                 bounds = [model.bound(batch(chosen, steps + i), factual[chosen])[0] for i, chosen in enumerate(known)]
-            keep, price = float(torch.stack(bounds).mean()) * shape[0] * shape[1], FIRST_PRICE
+            keep, price = float(torch.stack(bounds).mean()) * shape[0] * shape[1], first_price
         allowed = slack * abs(keep)
         plan: _Plan | None = None
         with Progress(transient=True) as progress:
@@ -121,7 +125,7 @@ def fine_tune(
                     plan = _Plan.draw(editor.scm, table, sorted(predictors), size, [seed, step // AHEAD])
                 chosen, target, codes, moved = plan.batch(step % AHEAD)
                 seen = batch(chosen, step)
-                beta = beta_at(step, divergence_warm_up)
+                beta = beta_at(step, divergence_warm_up, first_beta)
                 bound, noise = model.bound(seen, factual[chosen], beta)
                 edited, _ = model.decode(noise, target.to(device), shape)
                 error = _misread(predictors, seen, edited.clamp(0, 1), codes, moved, targets)

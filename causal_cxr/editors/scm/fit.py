@@ -23,7 +23,6 @@ from causal_cxr.graphs import CausalGraph
 from causal_cxr.graphs.scm import SCM
 
 WARM_UP = 50
-FIRST_BETA = 0.3  #: weight of the divergence where its warm-up begins
 READ = 256  #: images read at once
 
 
@@ -41,6 +40,7 @@ def fit_image_model(
     weight_decay: float = 0.0,
     ema: float = 0.995,
     divergence_warm_up: int = 0,
+    first_beta: float = 0.05,
     shift: int = 0,
     patience: int = 8,
     evaluate_every: int = 100,
@@ -65,8 +65,8 @@ def fit_image_model(
         steps: of ``batch_size`` images, at most.
         seed: of initial weights, batches, held-out patients and latent draws.
         ema: decay of the running average of the weights.
-        divergence_warm_up: steps over which the divergence's weight rises from ``FIRST_BETA`` to 1, geometrically; a
-            :class:`HierarchicalVAE` has only its coarsest latents open until then.
+        divergence_warm_up: steps over which the divergence's weight, ``beta`` of :meth:`ImageModel.bound`, rises from
+            ``first_beta`` to 1, geometrically.
         shift: images are moved by up to so many pixels either way, so that a small set teaches more. Leave 0 where the
             place of a thing tells an attribute.
         patience: evaluations in a row without a better bound after which the fit stops.
@@ -118,6 +118,7 @@ def fit_image_model(
                 weight_decay,
                 ema,
                 divergence_warm_up,
+                first_beta,
                 shift,
             ),
         )
@@ -134,7 +135,7 @@ def fit_image_model(
                 chosen = rng.choice(seen, min(batch_size, len(seen)), replace=False)
                 torch.manual_seed(seed * 1_000_003 + step)
                 batch = shifted(images[chosen].float(), shift, rng).to(device)
-                loss, _ = model.bound(batch, condition[chosen], beta_at(step, divergence_warm_up))
+                loss, _ = model.bound(batch, condition[chosen], beta_at(step, divergence_warm_up, first_beta))
                 fit.descend(loss, learning_rate * cosine(step, steps, WARM_UP))
                 progress.update(task, completed=step + 1)
                 if (step + 1) % evaluate_every and step + 1 < steps:
@@ -152,9 +153,9 @@ def fit_image_model(
     return SCMEditor(scm, average, residual=residual, fitted_on=frozenset(distinct), renderer_version=renderer_version)
 
 
-def beta_at(step: int, warm_up: int) -> float:
-    """Weight of the divergence: from ``FIRST_BETA`` to 1 in ``warm_up`` steps, geometrically."""
-    return FIRST_BETA ** max(0.0, 1 - step / warm_up) if warm_up else 1.0
+def beta_at(step: int, warm_up: int, first: float) -> float:
+    """Weight of the divergence: from ``first`` to 1 in ``warm_up`` steps, geometrically."""
+    return first ** max(0.0, 1 - step / warm_up) if warm_up else 1.0
 
 
 def shifted(images: Tensor, most: int, rng: np.random.Generator) -> Tensor:

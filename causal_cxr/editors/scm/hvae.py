@@ -179,9 +179,6 @@ class HierarchicalVAE(ImageModel):
             pixel.
         free_bits: nats a layer and image under which its divergence is not reduced further (Kingma et al., NeurIPS
             2016); keeps layers in use.
-        detail: weight of the finest latent's divergence, those between it and the coarsest (weight 1) geometrically.
-            Under 1 more of an image is abducted, and less left to the pixel noise; the bound is then none of the
-            evidence (Higgins et al., ICLR 2017).
 
     Raises:
         ValueError: reductions that do not divide one another, no latent at all, or an unknown prior or likelihood.
@@ -194,7 +191,6 @@ class HierarchicalVAE(ImageModel):
         prior: Literal["exogenous", "mediator"] = "exogenous",
         likelihood: str = "discretised_gaussian",
         free_bits: float = 0.0,
-        detail: float = 1.0,
     ) -> None:
         super().__init__()
         if prior not in ("exogenous", "mediator"):
@@ -213,7 +209,6 @@ class HierarchicalVAE(ImageModel):
             "prior": prior,
             "likelihood": likelihood,
             "free_bits": free_bits,
-            "detail": detail,
         }
         self.mediator = prior == "mediator"
         reductions, widths, rungs, latents = zip(*stages, strict=True)
@@ -286,20 +281,16 @@ class HierarchicalVAE(ImageModel):
     def bound(self, images: Tensor, condition: Tensor, beta: float = 1.0) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See :meth:`ImageModel.bound`; a layer's divergence counts at least as its free bits.
 
-        While ``beta`` is under 1 only the coarsest stage's latents are open, their divergence weighted by it; the others
-        are what their prior expects. Open from the start, fine latents, each knowing a few pixels, take up the shapes
-        before the coarse ones have learnt to, and no attribute can then change a shape as a whole.
+        While ``beta`` is under 1 the coarsest latents' divergence is weighted by it and the finest ones' by its inverse,
+        those between geometrically, so that the ladder fills from the top. Filled from the bottom, shapes lie in fine
+        latents, each knowing a few pixels, and no attribute can change one as a whole.
         """
         spent, noise, coarseness = images.new_zeros(()), list[Tensor](), iter(self._coarseness)
 
         def infer(location: Tensor, scale: Tensor, mean: Tensor, std: Tensor) -> Tensor:
             nonlocal spent
-            coarse = next(coarseness)
-            if beta < 1 and coarse < self._coarseness[0]:
-                noise.append(0 * (mean + std))  # in the graph: an optimiser expects a gradient of every weight
-                return location + scale * noise[-1]
             nats = divergence(mean, std).mean().clamp(min=self.settings["free_bits"])
-            spent = spent + beta * self.settings["detail"] ** (1 - coarse) * nats
+            spent = spent + beta ** (2 * next(coarseness) - 1) * nats
             noise.append(mean + std * torch.randn_like(std))
             return location + scale * noise[-1]
 
