@@ -22,7 +22,7 @@ from torch.distributions import Distribution, kl_divergence
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.editors.resumable import ResumableFit, cosine
 from causal_cxr.editors.scm.editor import SCMEditor, conditions
-from causal_cxr.editors.scm.fit import READ, WARM_UP, beta_at, shifted
+from causal_cxr.editors.scm.fit import WARM_UP, beta_at, complete_rows, read, shifted
 from causal_cxr.graphs.scm import SCM
 
 #: images ``(n, 1, h, w)`` -> the attribute's distribution over its codes, batch shape ``(n,)``; differentiable
@@ -84,10 +84,8 @@ def fine_tune(
     if unknown or not predictors:
         shown = [name for name in graph.image_parents if name in graph.labelled]
         raise ValueError(f"Predictors are given for {unknown or 'nothing'}; the editor draws {shown}.")
-    table = graph.coerce(dataset.attributes.iloc[rows])
-    complete = table.notna().all(axis=1).to_numpy()
-    rows, table = np.asarray(rows)[complete], table[complete]
-    images = torch.cat([dataset.images(rows[i : i + READ]).half() for i in range(0, len(rows), READ)])
+    rows, table = complete_rows(dataset, rows, graph)
+    images = read(dataset, rows)
     model = copy.deepcopy(editor.image_model)
     device = next(model.parameters()).device
     factual, shape = conditions(graph, table).to(device), (images.shape[-2], images.shape[-1])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -60,7 +61,7 @@ def fit_image_model(
         rows: to fit on; the rest is never looked at. Rows that miss an attribute are left out of the image model's fit.
         graph: declares the attributes and which of them show in the image.
         image_model: builds the model from the number of conditions, with weights drawn under ``seed``:
-            :class:`ConditionalVAE`, ``functools.partial(HierarchicalVAE, latent=16)``, ...
+            :class:`ConditionalVAE`, ``functools.partial(HierarchicalVAE, prior="mediator")``, ...
         scm: fitted attribute mechanisms; fitted to the same rows unless given.
         steps: of ``batch_size`` images, at most.
         seed: of initial weights, batches, held-out patients and latent draws.
@@ -81,18 +82,15 @@ def fit_image_model(
     """
     from rich.progress import Progress
 
-    table = graph.coerce(dataset.attributes.iloc[rows])
-    complete = table.notna().all(axis=1).to_numpy()
-    scm = scm or SCM(graph).fit(table)
-    rows, table = np.asarray(rows)[complete], table[complete]
+    scm = scm or SCM(graph).fit(dataset.attributes.iloc[rows])
+    rows, table = complete_rows(dataset, rows, graph)
     patients = dataset.patients.iloc[rows].to_numpy()
     distinct = np.unique(patients)
     if len(distinct) < 2:
         raise ValueError(f"{len(distinct)} patient(s) have all attributes; a fit needs two or more.")
     held = np.random.default_rng(seed).choice(distinct, max(1, len(distinct) // 10), replace=False)
     is_held = np.isin(patients, held)
-    # Half precision: the images lie in memory for the whole fit, and its error is far under the pixel scale.
-    images = torch.cat([dataset.images(rows[i : i + READ]).half() for i in range(0, len(rows), READ)])
+    images = read(dataset, rows)
     condition = conditions(graph, table).to(device)
     seen, unseen = np.flatnonzero(~is_held), np.flatnonzero(is_held)[:READ]
 
@@ -151,6 +149,18 @@ def fit_image_model(
                 fit.save()
         average.load_state_dict(best)
     return SCMEditor(scm, average, residual=residual, fitted_on=frozenset(distinct), renderer_version=renderer_version)
+
+
+def complete_rows(dataset: Dataset, rows: np.ndarray, graph: CausalGraph) -> tuple[np.ndarray, pd.DataFrame]:
+    """Those of the rows that have all labelled attributes, and these, typed."""
+    table = graph.coerce(dataset.attributes.iloc[rows])
+    complete = table.notna().all(axis=1).to_numpy()
+    return np.asarray(rows)[complete], table[complete]
+
+
+def read(dataset: Dataset, rows: np.ndarray) -> Tensor:
+    """``(n, 1, h, w)`` in half precision: they lie in memory for the whole fit, the error is far under the pixel scale."""
+    return torch.cat([dataset.images(rows[i : i + READ]).half() for i in range(0, len(rows), READ)])
 
 
 def beta_at(step: int, warm_up: int, first: float) -> float:

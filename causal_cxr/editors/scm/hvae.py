@@ -52,7 +52,7 @@ class _Block(nn.Module):
         return self.leave(F.silu(self.second(F.silu(x))))
 
 
-class _Layer(nn.Module):
+class _LatentRung(nn.Module):
     """One rung with a latent: the prior's location and scale, the noise's posterior, what z does to the two streams."""
 
     def __init__(self, width: int, latent: int, *, own_prior: bool, last: bool, weight: float) -> None:
@@ -83,7 +83,7 @@ class _Layer(nn.Module):
         return prior, image + self.refine(image, embedded)
 
 
-class _Plain(nn.Module):
+class _PlainRung(nn.Module):
     """A rung without a latent."""
 
     def __init__(self, width: int, *, own_prior: bool, weight: float) -> None:
@@ -133,9 +133,9 @@ class _Stage(nn.Module):
         own_prior = own_prior and bool(latent or not last)
         self.prior = nn.Conv2d(coarser + 2, width, 1) if own_prior else None
         self.rungs = nn.ModuleList(
-            _Layer(width, latent, own_prior=own_prior, last=last and i == rungs - 1, weight=weight)
+            _LatentRung(width, latent, own_prior=own_prior, last=last and i == rungs - 1, weight=weight)
             if latent
-            else _Plain(width, own_prior=own_prior, weight=weight)
+            else _PlainRung(width, own_prior=own_prior, weight=weight)
             for i in range(rungs)
         )
 
@@ -233,9 +233,9 @@ class HierarchicalVAE(ImageModel):
             )
             for i in range(len(widths))
         )
-        reach = max(len(widths) - 1, 1)
+        share = [i / (len(widths) - 1) for i in range(len(widths))] if len(widths) > 1 else [1.0]
         self._coarseness = [  # of each latent, coarsest first: 1 to 0
-            i / reach if reach else 1.0 for i in reversed(range(len(widths))) if latents[i] for _ in range(rungs[i])
+            share[i] for i in reversed(range(len(widths))) if latents[i] for _ in range(rungs[i])
         ]
         self.leave = _scaled(nn.Conv2d(widths[0], 2 * self.stem**2, 3, padding=1), 0.1)
 

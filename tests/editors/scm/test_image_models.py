@@ -112,6 +112,18 @@ def test_a_ladder_is_filled_from_the_top() -> None:
 
 
 @torch.no_grad()
+def test_a_ladder_of_one_stage_warms_up_as_the_conditional_vae_does() -> None:
+    torch.manual_seed(0)
+    model, (images, condition) = HierarchicalVAE(3, stages=((4, 16, 1, 2),)), batch()
+    model.stages[0].rungs[0].posterior.leave.bias.data[:2] = 2.0
+    bounds = []
+    for beta in (1.0, 0.5):
+        torch.manual_seed(1)
+        bounds.append(float(model.bound(images, condition, beta)[0]))
+    assert bounds[1] < bounds[0]  # the divergence counts less
+
+
+@torch.no_grad()
 def test_free_bits_are_a_floor_of_each_layer() -> None:
     torch.manual_seed(0)
     images, condition = batch()
