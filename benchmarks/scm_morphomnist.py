@@ -310,7 +310,8 @@ def fitted(args: argparse.Namespace, dataset: MorphoMNIST) -> Fitted:
             dataset, FIT_ROWS, GRAPH, recipe.build, seed=args.seed, shift=SHIFT, residual=TEMPERATURE,
             minutes=args.minutes, device=args.device, checkpoint=fitting.folder, **options,
         )  # fmt: skip
-    predictors = family_of("training", dataset.images(FIT_ROWS), dataset.attributes.iloc[FIT_ROWS])
+    family = family_of("training", dataset.images(FIT_ROWS), dataset.attributes.iloc[FIT_ROWS])
+    predictors = {name: predictor.to(args.device) for name, predictor in family.items()}
     options = TUNING | dict(recipe.tuning) | ({} if args.fine_tune_steps is None else {"steps": args.fine_tune_steps})
     with timed(folder and folder / f"{args.model}-fine-tuning") as tuning:
         after = fine_tune(
@@ -412,7 +413,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="of the fit, at most; the result then depends on the machine")
     parser.add_argument("--images", type=int, default=len(TEST_ROWS), help="test images to score on")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", help="of the fit; scores are taken on the CPU")
+    parser.add_argument("--device", default="cpu", help="of the editor; what scores it stays on the CPU")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
