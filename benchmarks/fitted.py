@@ -2,23 +2,31 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from platformdirs import user_cache_path
+from sign_network import SignNetwork, fit_sign_network
 
 from causal_cxr.data.phantom.radiograph import VERSION
 from causal_cxr.data.phantom.world import World
+from causal_cxr.graphs import Continuous
 from causal_cxr.readers import ProbeReader
 from causal_cxr.readers.concepts import world_concepts
 
 SHIPPED = "portable"  #: the world whose editors ship
-FIT_SEED, BASE_SEED, READER_SEED = 5_001, 5_002, 5_003
-FIT_IMAGES, READER_IMAGES = 12_000, 4_000
-STEPS = {"scm": 4_000, "diffusion": 1_500}  #: of the fit to a world
+FIT_SEED, BASE_SEED, READER_SEED, NETWORK_SEED, EXEMPLAR_SEED = 5_001, 5_002, 5_003, 5_004, 5_005
+FIT_IMAGES, READER_IMAGES, NETWORK_IMAGES, EXEMPLAR_IMAGES = 12_000, 4_000, 4_000, 400
+STEPS = {"scm": 4_000, "scm-hvae": 3_000, "diffusion": 1_500, "balanced": 700}  #: of the fit to a world
 BASE_STEPS = 5_000
+#: The hierarchical VAE's stages: its coarsest latents have one position at 64 pixels.
+LADDER = ((4, 32, 2, 4), (8, 64, 2, 0), (16, 96, 2, 0), (64, 128, 2, 32))
+DIFFUSION = "diffusion"  #: alone, or with an inversion's name: ``diffusion-heun``
+KINDS = (DIFFUSION, "clip-guided", "flamingo", "scm", "scm-hvae")
 
 
 def fitted_reader(world: World) -> ProbeReader:
@@ -37,62 +45,199 @@ def fitted_reader(world: World) -> ProbeReader:
     return ProbeReader.from_pretrained(_cached(f"probe|{world.fingerprint}|{READER_IMAGES}", fit))
 
 
-def fitted_editor(kind: str, world: World, *, steps: int | None = None) -> Any:
-    """The deep SCM or the diffusion editor of a world: the shipped one where there is one, else fitted and kept."""
-    from causal_cxr.editors import DiffusionEditor, SCMEditor
+def fitted_network(world: World) -> SignNetwork:
+    """A convolutional classifier of every sign, fitted as :func:`fitted_reader` is, to other images."""
 
-    if steps is None and world.fingerprint == World.load(SHIPPED).fingerprint:
-        return SCMEditor.from_shipped() if kind == "scm" else DiffusionEditor.from_shipped()
-    count = steps or STEPS[kind]
-    recipe = f"{kind}|{world.fingerprint}|{FIT_IMAGES}|{count}"
-    if kind == "scm":
-        return SCMEditor.from_pretrained(_cached(recipe, lambda folder: _fit_scm(world, count, folder)))
-    base = _base(world)
-    fingerprint = DiffusionEditor.from_pretrained(base).fingerprint
-    adapter = _cached(f"{recipe}|{fingerprint}", lambda folder: _fit_adapter(world, base, count, folder))
-    return DiffusionEditor.from_pretrained(base, adapter=adapter)
+    def fit(folder: Path) -> None:
+        phantom = world.independent().sample(NETWORK_IMAGES, NETWORK_SEED)
+        concepts = world_concepts(world)
+        truth = pd.concat([phantom.hidden, phantom.attributes], axis=1)
+        columns = np.column_stack([concept.truth(truth) for concept in concepts])
+        images = torch.cat([phantom.images(rows) for rows in np.array_split(np.arange(NETWORK_IMAGES), 20)])
+        fit_sign_network(images, columns, concepts, seed=NETWORK_SEED).save(folder)
+
+    return SignNetwork.from_pretrained(_cached(f"signs|{world.fingerprint}|{NETWORK_IMAGES}", fit))
 
 
-def _fit_scm(world: World, steps: int, folder: Path) -> None:
+def fitted_editor(kind: str, world: World, *, steps: int | None = None, folder: Path | None = None) -> Any:
+    """An editor of a world: the shipped one where there is one, else fitted and kept.
+
+    Args:
+        kind: one of :data:`KINDS`, or ``diffusion-`` and the name of an inversion: the same weights inverted by it.
+        world: that it is to know.
+        steps: of a fit, in place of :data:`STEPS`; nothing shipped is used.
+        folder: for ``flamingo``: where its layers are, unless they ship.
+
+    Raises:
+        ValueError: there is no such kind.
+        FileNotFoundError: there are no layers for ``flamingo``.
+    """
+    from causal_cxr.editors import SCMEditor
+    from causal_cxr.editors.diffusion.inversion import INVERSIONS
+
+    if kind in ("scm", "scm-hvae"):
+        if kind == "scm" and steps is None and _is_shipped(world):
+            return SCMEditor.from_shipped()
+        count = steps or STEPS[kind]
+        recipe = f"{kind}|{world.fingerprint}|{FIT_IMAGES}|{count}"
+        return SCMEditor.from_pretrained(_cached(recipe, lambda to: _fit_scm(kind, world, count, to)))
+    if kind == "clip-guided":
+        from causal_cxr.editors.clip_guided import CLIPGuidedEditor
+        from causal_cxr.readers import CLIPReader
+
+        reader = CLIPReader.from_shipped()
+        return CLIPGuidedEditor(
+            _diffusion(world, steps), reader.model, reader.tokenizer, clip_fitted_on=reader.fitted_on
+        )
+    if kind == "flamingo":
+        return _flamingo(world, folder)
+    method = kind.removeprefix(DIFFUSION).removeprefix("-")
+    if not kind.startswith(DIFFUSION) or (method and method not in INVERSIONS):
+        raise ValueError(
+            f"There is no editor {kind!r}; choose from {list(KINDS)}, or diffusion- and one of {list(INVERSIONS)}."
+        )
+    editor = _diffusion(world, steps)
+    return editor.using(inversion=INVERSIONS[method]()) if method else editor
+
+
+def balanced_editors(world: World, *, steps: int | None = None, fit: bool = True) -> dict[str, Any]:
+    """Attribute that shows -> an editor of it alone, of balanced fine-tuning on captions that name it only; causes first.
+
+    Attributes whose confounding no labelled attributes block are left out: no weights can balance them.
+
+    Args:
+        world: whose.
+        steps: of each fit, in place of ``STEPS["balanced"]``.
+        fit: what is not in the cache; takes minutes an attribute.
+
+    Raises:
+        FileNotFoundError: ``fit`` is off, and one is not in the cache.
+    """
+    from causal_cxr.editors.finetune import Balanced, Telling
+
+    graph, start, count = world.declared, _start(world), steps or STEPS["balanced"]
+    editors = {}
+    for name in graph.topological_order():
+        if name not in graph.image_parents or graph.adjustment_set(name) is None:
+            continue
+        options = {"weights": Balanced(graph, name), "captions": Telling(names=(name,))}
+
+        def fitted(to: Path, options: dict[str, Any] = options) -> None:
+            _fit_adapter(world, start, count, to, **options)
+
+        recipe = f"balanced|{name}|{world.fingerprint}|{FIT_IMAGES}|{count}|{start.weights_fingerprint}"
+        editors[name] = start.adapted(_cached(recipe, fitted, allowed=fit))
+    return editors
+
+
+def _is_shipped(world: World) -> bool:
+    return world.fingerprint == World.load(SHIPPED).fingerprint
+
+
+def _shipped_as(world: World) -> str | None:
+    """The name under which a named world's diffusion editor ships."""
+    from causal_cxr.weights import shipped
+
+    if world.name not in World.names() or world.fingerprint != World.load(world.name).fingerprint:
+        return None
+    name = f"{DIFFUSION}-{world.name}"
+    return name if (shipped(f"{DIFFUSION}-base").parent / name).is_dir() else None
+
+
+def _diffusion(world: World, steps: int | None) -> Any:
+    from causal_cxr.editors import DiffusionEditor
+
+    if steps is None and (name := _shipped_as(world)) is not None:
+        return DiffusionEditor.from_shipped(name)
+    start, count = _start(world), steps or STEPS[DIFFUSION]
+    recipe = f"{DIFFUSION}|{world.fingerprint}|{FIT_IMAGES}|{count}|{start.weights_fingerprint}"
+    return start.adapted(_cached(recipe, lambda to: _fit_adapter(world, start, count, to)))
+
+
+def _flamingo(world: World, folder: Path | None) -> Any:
+    """One exemplar attribute at a time, as its layers were fitted; numbers, which have no exemplars, by their words."""
+    from causal_cxr.editors.finetune import PerAttributeEditor
+    from causal_cxr.editors.flamingo import Exemplars, FlamingoEditor
+    from causal_cxr.weights import shipped
+
+    layers = folder or shipped("flamingo-phantom")
+    if not (layers / "editor.json").is_file():
+        raise FileNotFoundError(
+            f"{layers} holds no layers that read exemplars: fit them with `python -m causal_cxr.editors.flamingo.fit` "
+            "and pass their folder (benchmarks/editors.py --flamingo FOLDER)."
+        )
+    base = _start(world)
+    editor = FlamingoEditor.from_pretrained(layers, base=base)
+    others = world.independent().sample(EXEMPLAR_IMAGES, EXEMPLAR_SEED)
+    shown = {}
+    for name in world.declared.image_parents:
+        attribute = world.declared.attributes[name]
+        if isinstance(attribute, Continuous):
+            continue
+        values = others.attributes[name]
+        rows = np.concatenate([values.index[values == level][:16] for level in attribute.levels])
+        examples = Exemplars(others.images(rows), values.loc[rows].tolist(), frozenset(others.patients.iloc[rows]))
+        shown[name] = editor.shown({name: examples})
+    return PerAttributeEditor(shown, base)
+
+
+def _fit_scm(kind: str, world: World, steps: int, folder: Path) -> None:
+    from causal_cxr.editors.scm import ConditionalVAE, HierarchicalVAE
     from causal_cxr.editors.scm.fit import fit_image_model
 
     phantom = world.sample(FIT_IMAGES, FIT_SEED)
-    fit_image_model(phantom, np.arange(len(phantom)), phantom.graph, steps=steps, seed=FIT_SEED).save(folder)
+    ladder = kind == "scm-hvae"
+    model: Any = partial(HierarchicalVAE, stages=LADDER, prior="mediator") if ladder else ConditionalVAE
+    options: dict[str, Any] = {"divergence_warm_up": 500, "learning_rate": 1e-3} if ladder else {}
+    fit_image_model(phantom, np.arange(len(phantom)), phantom.graph, model, steps=steps, seed=FIT_SEED, **options).save(
+        folder
+    )
 
 
-def _fit_adapter(world: World, base: Path, steps: int, folder: Path) -> None:
+def _fit_adapter(world: World, start: Any, steps: int, folder: Path, **options: Any) -> None:
+    from causal_cxr.editors.finetune import finetune
+
+    phantom = world.sample(FIT_IMAGES, FIT_SEED)
+    fitted = finetune(start, phantom, np.arange(len(phantom)), steps=steps, seed=FIT_SEED, **options)
+    fitted.save_adapter(folder, base=start.weights_fingerprint, fitted_on=frozenset(phantom.patients))
+
+
+def _start(world: World) -> Any:
+    """A base that never saw a co-occurrence, naming the world's attributes; what it does not know an adapter learns.
+
+    The shipped one, unless its text encoder is too short for the world's captions: then one of its own.
+    """
     from causal_cxr.editors import DiffusionEditor
-    from causal_cxr.editors.diffusion.fit import fit_adapter
-
-    phantom, editor = world.sample(FIT_IMAGES, FIT_SEED), DiffusionEditor.from_pretrained(base)
-    fitted = fit_adapter(phantom, np.arange(len(phantom)), editor, steps=steps, seed=FIT_SEED)
-    fitted.save_adapter(folder, base=editor.fingerprint, fitted_on=frozenset(phantom.patients))
-
-
-def _base(world: World) -> Path:
-    """A base that never saw a co-occurrence: the shipped one if it knows the world's attributes, else one of its own."""
-    from causal_cxr.editors import DiffusionEditor
+    from causal_cxr.editors.diffusion.captions import captions
     from causal_cxr.editors.diffusion.fit import fit_diffusion
     from causal_cxr.weights import shipped
 
     named = dict(world.declared.attributes)
-    if DiffusionEditor.from_shipped("diffusion-base").graph_attributes == named:
-        return shipped("diffusion-base")
+    base = DiffusionEditor.from_pretrained(shipped("diffusion-base"), attributes=named)
+    table = world.sample(500, BASE_SEED).attributes
+    longest = [max(base.pipeline.text.lengths(captions(table, named, phrasing))) for phrasing in (0, 1)]
+    if max(longest) <= base.pipeline.text.tokenizer.model_max_length:
+        return base
 
     def fit(folder: Path) -> None:
         phantom = world.independent().sample(FIT_IMAGES, BASE_SEED)
         fit_diffusion(phantom, np.arange(len(phantom)), named, steps=BASE_STEPS, seed=BASE_SEED).save(folder)
 
-    return _cached(f"base|{world.independent().fingerprint}|{FIT_IMAGES}|{BASE_STEPS}", fit)
+    recipe = f"base|{world.independent().fingerprint}|{FIT_IMAGES}|{BASE_STEPS}"
+    return DiffusionEditor.from_pretrained(_cached(recipe, fit))
 
 
-def _cached(recipe: str, fit: Callable[[Path], None]) -> Path:
-    """The folder that ``fit`` has filled for this recipe and renderer; filled now if it is not there."""
+def _cached(recipe: str, fit: Callable[[Path], None], *, allowed: bool = True) -> Path:
+    """The folder that ``fit`` has filled for this recipe and renderer; filled now if it is not there, and that is allowed."""
     key = hashlib.sha256(f"{VERSION}|{recipe}".encode()).hexdigest()[:24]
     folder = user_cache_path("causal_cxr") / "worlds" / key
     if not folder.exists():
-        partial = folder.with_name(f"{key}.partial")
-        partial.mkdir(parents=True, exist_ok=True)
-        fit(partial)
-        partial.rename(folder)
+        if not allowed:
+            raise FileNotFoundError(
+                f"No weights are kept for {recipe!r}: fit them first (benchmarks/editors.py --fit-missing does)."
+            )
+        unfinished = folder.with_name(f"{key}.partial")
+        unfinished.mkdir(parents=True, exist_ok=True)
+        fit(unfinished)
+        unfinished.rename(folder)
     return folder

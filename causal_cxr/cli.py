@@ -2,9 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+What = Literal["lora", "denoiser", "joint", "tokens"]
+CaptionKind = Literal["full", "own"]
+Precision = Literal["bf16", "no"]
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Causal discovery and bias audit of chest X-ray data and models."
@@ -77,6 +81,51 @@ def audit(spec: Annotated[Path, typer.Argument(help="A specification, see exampl
     for sentence in done.revealed()["sentence"]:
         typer.echo(sentence)
     typer.echo(f"report: {made.out / 'report.html'}")
+
+
+@app.command()
+def finetune(
+    out: Annotated[Path, typer.Option(help="Folder for weights, card and logs; a killed fit goes on.")],
+    world: Annotated[str | None, typer.Option(help="A phantom world to fit on; or --spec.")] = None,
+    spec: Annotated[Path | None, typer.Option(help="An audit's specification, whose dataset is fitted on.")] = None,
+    base: Annotated[str, typer.Option(help="Folder of the editor to start from, or 'shipped'.")] = "shipped",
+    what: Annotated[What, typer.Option(help="What is fitted.")] = "lora",
+    rank: Annotated[int, typer.Option(min=1, help="Of the LoRA.")] = 8,
+    attribute: Annotated[str | None, typer.Option(help="Of balancing, own captions and tokens.")] = None,
+    balanced: Annotated[bool, typer.Option(help="Weigh rows by P(A) / P(A | Z(A)).")] = False,
+    captions: Annotated[CaptionKind, typer.Option(help="Captions name all attributes, or their own one.")] = "full",
+    images: Annotated[int, typer.Option(min=8, help="Of a phantom world.")] = 20_000,
+    size: Annotated[int, typer.Option(min=16, help="Pixels a side of a phantom.")] = 64,
+    steps: Annotated[int, typer.Option(min=1)] = 1_500,
+    batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 64,
+    learning_rate: Annotated[float | None, typer.Option(help="What is customary unless given.")] = None,
+    validate_every: Annotated[
+        int, typer.Option(min=0, help="Steps between looks at held-out patients; 0: none.")
+    ] = 500,
+    patience: Annotated[int | None, typer.Option(min=1, help="Looks without a better one before it stops.")] = None,
+    mixed_precision: Annotated[Precision, typer.Option(help="Of the network's computations.")] = "bf16",
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    seed: Annotated[int, typer.Option(min=0)] = 7_002,
+) -> None:
+    """Fine-tune a diffusion editor, judged by effectiveness and leak on held-out patients."""
+    if (world is None) == (spec is None):
+        raise typer.BadParameter("Give either --world or --spec.")
+    from causal_cxr.audits.finetuning import from_spec, from_world, run_finetune
+
+    try:
+        if spec is not None:
+            sys.path.insert(0, str(spec.parent.resolve()))  # the user's own readers may lie beside it
+        material = from_world(world, images, size=size, seed=seed) if world else from_spec(Path(spec or ""), seed=seed)
+        run_finetune(
+            material, out, base=base, what=what, rank=rank, attribute=attribute, balanced=balanced,
+            own_captions=captions == "own", steps=steps, batch_size=batch, learning_rate=learning_rate,
+            validate_every=validate_every or None, patience=patience, mixed_precision=mixed_precision, device=device,
+            seed=seed,
+        )  # fmt: skip
+    except (ValueError, FileNotFoundError) as error:  # SpecError and WorldError are ValueErrors
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo((out / "card.md").read_text())
 
 
 @app.command()

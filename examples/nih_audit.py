@@ -11,6 +11,7 @@ marks and a placebo attribute, independent of everything, are spiked in before a
 import argparse
 import json
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,8 @@ import pandas as pd
 from causal_cxr.audits import Audit, Report
 from causal_cxr.data import MARKS, PLACEBO, NIHChestXray14, Subset, WithControls, split_patients
 from causal_cxr.editors import Editor
-from causal_cxr.editors.diffusion import DiffusionEditor, fit_diffusion
+from causal_cxr.editors.diffusion import DiffusionEditor
+from causal_cxr.editors.finetune import Joint, finetune
 from causal_cxr.editors.scm import ConditionalVAE, HierarchicalVAE, fit_image_model
 from causal_cxr.graphs import Binary, CausalGraph, Continuous, default_contrasts
 from causal_cxr.readers import Concept, OrientedGradients, Pixels, ProbeReader
@@ -44,14 +46,15 @@ LABELLED = (
 def declared_graph() -> CausalGraph:
     """Age and sex act on pneumonia; age and pneumonia on the view, as who is sicker is imaged in bed.
 
-    The thousand were picked by pneumonia, and not by view alone: both are declared as selected on.
+    The thousand were picked by pneumonia, and not by view alone: both are declared as selected on. The words are short, as
+    the shipped base takes captions of 32 tokens, and spells what it has no word for.
     """
     return CausalGraph(
         [
-            Continuous("age", unit="years", low=0, high=120, phrases=("{value:.0f} year old", "aged {value:.0f}")),
+            Continuous("age", unit="years", low=0, high=120, phrases=("{value:.0f} year", "aged {value:.0f}")),
             Binary("sex", levels=("M", "F"), phrases={"M": ("man", "male"), "F": ("woman", "female")}),
-            Binary("view", levels=("PA", "AP"), phrases={"PA": ("PA view", "PA projection"), "AP": ("AP view", "AP projection")}),
-            Binary("pneumonia", phrases={0: ("no pneumonia", "without pneumonia"), 1: ("pneumonia", "with pneumonia")}),
+            Binary("view", levels=("PA", "AP"), phrases={"PA": "PA", "AP": "AP"}),
+            Binary("pneumonia", phrases={0: "no pneumonia", 1: "pneumonia"}),
         ],
         edges=[("age", "pneumonia"), ("sex", "pneumonia"), ("age", "view"), ("pneumonia", "view")],
         selected_on=["pneumonia", "view"],
@@ -119,7 +122,7 @@ def main() -> None:
     good = np.flatnonzero(~pd.Series(release.names).isin(without).to_numpy())
     fit_rows, audit_rows = split(release, good)
     dataset = WithControls(release, seed=args.seed)
-    graph = graph.with_placebo(PLACEBO)
+    graph = graph.with_placebo(replace(PLACEBO, phrases={"heads": "heads", "tails": "tails"}))
     audited = Subset(dataset, audit_rows)
     print(f"{len(fit_rows)} images to fit the editors on, {len(audit_rows)} of other patients to audit, "
           f"{len(without)} left out", flush=True)  # fmt: skip
@@ -129,9 +132,11 @@ def main() -> None:
     checkpoints = args.out / "checkpoints"
     editors: dict[str, Editor] = {}
     if "diffusion" in args.editors:
-        editors["diffusion"] = fit_diffusion(
-            dataset, fit_rows, graph.attributes, steps=args.steps, seed=args.seed, learning_rate=3e-4,
-            start=DiffusionEditor.from_shipped("diffusion-base"), checkpoint=checkpoints / "diffusion", device=args.device,
+        base = DiffusionEditor.from_shipped("diffusion-base")
+        start = DiffusionEditor(base.pipeline, graph.attributes, fitted_on=base.fitted_on)
+        editors["diffusion"] = finetune(
+            start, dataset, fit_rows, what=Joint(), steps=args.steps, seed=args.seed, learning_rate=3e-4,
+            checkpoint=checkpoints / "diffusion", device=args.device,
         ).to(args.device)  # fmt: skip
     if "scm" in args.editors:
         editors["scm"] = fit_image_model(

@@ -43,7 +43,7 @@ def test_the_version_is_that_of_the_package():
 
 def test_without_a_command_the_commands_are_shown():
     done = invoke()
-    assert all(f" {command} " in words(done.output) for command in ("audit", "demo", "report"))
+    assert all(f" {command} " in words(done.output) for command in ("audit", "demo", "finetune", "report"))
 
 
 def test_an_unknown_command_is_refused():
@@ -88,3 +88,73 @@ def test_a_run_whose_measurements_are_gone_is_refused(run):
     done = invoke("report", run)
     assert done.exit_code == 2
     assert "holds no measurements" in words(done.output)
+
+
+# Fine-tuning
+
+
+@pytest.fixture(scope="module")
+def small_base(tmp_path_factory):
+    """A base of the world ``portable`` in a folder."""
+    from causal_cxr.data.phantom import VERSION, Phantom
+    from causal_cxr.editors.diffusion import fit_diffusion
+
+    phantom = Phantom(16, "independent", seed=3, size=32)
+    named = dict(Phantom(8, "portable", size=32).graph.attributes)
+    options = {"steps": 1, "batch_size": 4, "channels": (16, 32), "renderer_version": VERSION}
+    return fit_diffusion(phantom, range(16), named, **options).save(tmp_path_factory.mktemp("base"))
+
+
+def tune(base, out, *arguments: object):
+    small = ("--images", 24, "--size", 32, "--steps", 2, "--batch", 4, "--seed", 9)
+    return invoke("finetune", "--base", base, "--out", out, *small, *arguments)
+
+
+def test_finetune_writes_an_adapter_of_one_attribute_and_its_card(small_base, tmp_path):
+    from causal_cxr.editors import DiffusionEditor
+
+    own = ("--attribute", "view", "--balanced", "--captions", "own", "--validate-every", 0)
+    done = tune(small_base, tmp_path, "--world", "portable", *own)
+    assert done.exit_code == 0, done.output
+    card = (tmp_path / "card.md").read_text()
+    assert card in done.output
+    for told in ('`Phantom(24, "portable", size=32, seed=9)`', "effective sample size", "- captions: view;", "LoRA(rank=8",
+                 "`causal-cxr finetune --world portable --images 24 --size 32 --base ", "--balanced --out DIR`"):  # fmt: skip
+        assert told in card
+    assert DiffusionEditor.from_pretrained(small_base, adapter=tmp_path).attributes == {"view"}
+
+
+def test_finetune_learns_words_and_is_judged_on_held_out_patients(small_base, tmp_path, monkeypatch):
+    from causal_cxr.audits import finetuning
+    from causal_cxr.editors import DiffusionEditor
+
+    monkeypatch.setattr(finetuning, "HELD_OUT", 8)
+    arguments = ("--what", "tokens", "--attribute", "view", "--captions", "own", "--validate-every", 2)
+    done = tune(small_base, tmp_path, "--world", "portable", *arguments)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"- kept: the average after step 2: score .*, effectiveness .*, leak ", done.output)
+    phrases = DiffusionEditor.from_pretrained(tmp_path).graph_attributes["view"].phrases
+    assert phrases == {"PA": "<view-pa>", "AP": "<view-ap>"}
+    assert (tmp_path / "checkpoint" / "validation.jsonl").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--world", "portable", "--balanced"), "name it with --attribute"),
+        (("--world", "portable", "--attribute", "mood"), "--attribute mood is no labelled attribute"),
+        (
+            ("--world", "portable", "--what", "tokens", "--attribute", "age"),
+            "Tokens name levels, and 'age' is a number",
+        ),
+        (("--world", "nowhere"), "nowhere"),
+        (("--world", "portable", "--spec", "audit.yaml"), "Give either --world or --spec."),
+        ((), "Give either --world or --spec."),
+        (("--spec", "missing.yaml"), "missing.yaml"),
+    ],
+)
+def test_finetune_refuses_by_name(arguments, message, small_base, tmp_path):
+    done = tune(small_base, tmp_path / "out", *arguments)
+    assert done.exit_code == 2, done.output
+    assert message in words(done.output)
+    assert "Traceback" not in done.output

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from causal_cxr.audits.spec import AuditSpec, ModelBlock, SpecError, _model
 from causal_cxr.cli import app
+from causal_cxr.editors import DiffusionEditor
+from causal_cxr.graphs import Binary, CausalGraph
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -86,3 +88,51 @@ def test_a_reader_without_a_path_is_the_shipped_one(kind, name):
 def test_an_editor_is_no_reader():
     with pytest.raises(SpecError, match="mine: type 'scm' does not suit"):
         _model("mine", ModelBlock(type="scm"), ("clip", "probe"))
+
+
+def test_a_published_pipeline_is_opened_with_what_the_graph_names(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(DiffusionEditor, "from_pretrained", lambda source, **options: asked.append((source, options)))
+    graph, options = CausalGraph([Binary("view", levels=("PA", "AP"))]), {"template": "{view}", "variant": "fp16"}
+    for place in ({"path": tmp_path}, {"hub": "owner/name"}):
+        _model("mine", ModelBlock(type="diffusion", options=options, **place), ("diffusion", "scm"), graph)
+    assert asked == [(tmp_path, {"graph": graph} | options), ("owner/name", {"graph": graph} | options)]
+    with pytest.raises(SpecError, match=r"mine: type: diffusion has no options \['steps'\]; there are \['revision'"):
+        _model("mine", ModelBlock(type="diffusion", path=tmp_path, options={"steps": 3}), ("diffusion",), graph)
+    with pytest.raises(SpecError, match="mine: hub: is for type: diffusion"):
+        _model("mine", ModelBlock(type="scm", hub="owner/name"), ("diffusion", "scm"), graph)
+
+
+def test_an_editor_is_fine_tuned_on_the_dataset_of_a_specification(folder):
+    from causal_cxr.data.phantom import Phantom
+    from causal_cxr.editors import DiffusionEditor
+    from causal_cxr.editors.diffusion import fit_diffusion
+
+    phantom = Phantom(8, "independent", size=32)
+    fit = fit_diffusion(phantom, np.arange(8), dict(phantom.graph.attributes), steps=1, batch_size=4, channels=(16, 32))
+    base, spec, out = fit.save(folder / "base"), folder / "folder_audit.yaml", folder / "tuned"
+    arguments = [
+        "finetune",
+        "--spec",
+        spec,
+        "--base",
+        base,
+        "--steps",
+        2,
+        "--batch",
+        4,
+        "--validate-every",
+        0,
+        "--out",
+        out,
+    ]
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    card = (out / "card.md").read_text()
+    assert "FolderDataset of `folder_audit.yaml`; by patient, 50% fitted on, 10% judged on" in card
+    assert "- fitted on: 200 images of 200 patients" in card
+    tuned = DiffusionEditor.from_pretrained(
+        base, adapter=out
+    )  # the base named other attributes: the adapter learns its own
+    assert tuned.attributes == {"age", "view"}
+    assert len({patient for patient in tuned.fitted_on if patient.startswith("audit-")}) == 200

@@ -69,6 +69,16 @@ def test_everything_together_is_at_most_24_mb():
     assert sum(p.stat().st_size for p in FOLDER.rglob("*") if "__pycache__" not in p.parts) <= 24e6
 
 
+def test_patients_are_written_as_runs_of_their_numbers():
+    stored = [json.loads(file.read_text()).get("fitted_on", []) for file in FOLDER.glob("*/*er.json")]
+    assert max(len(entries) for entries in stored) == 2  # names before their numbers
+    assert len(DiffusionEditor.from_shipped("diffusion-base").fitted_on) > 10_000
+
+
+def test_the_shipped_text_encoder_is_told_what_pads():
+    assert DiffusionEditor.from_shipped("diffusion-base").pipeline.text.masked
+
+
 def test_nothing_that_ships_can_run_code_when_it_is_opened():
     files = [p for p in FOLDER.glob("*/**/*") if p.is_file() and "__pycache__" not in p.parts]
     assert {p.suffix for p in files} <= {".safetensors", ".json", ".md", ".txt"}

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from causal_cxr.audits.acceptance import acceptance_rates
 from causal_cxr.audits.effects import (
     NOTHING,
     Effect,
@@ -15,6 +16,7 @@ from causal_cxr.audits.effects import (
     design_matrix,
     g_computation,
     paired_effect,
+    rejection_bounds,
 )
 from causal_cxr.audits.falsification import independence_tests, rejected_at
 from causal_cxr.audits.verdicts import MEANING, TABLE, conjunction_p, verdict_of
@@ -45,6 +47,7 @@ class Analysis:
     falsification: pd.DataFrame
     effectiveness: pd.DataFrame
     leak: pd.DataFrame
+    acceptance: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,14 @@ def analyse(
         best, with the three estimates (editor, adjusted, marginal; direct where labelled mediators exist), their calls,
         the verdict, its q and a sentence. ``gained`` and ``lost``: share of images in which the concept appears, of
         those without it, and disappears, of those with it, when the attribute goes from a0 to a1 (a score of 0.5 is
-        the border). ``rival_q``: q of "the adjusted association is there", which needs no editor. ``agreement``: what
+        the border). ``rejected``: share of the edits, or of their null edits, that the editor rejected;
+        they enter no estimate, and whatever they would have shown, the estimate from all edits lies between ``bound_low`` and
+        ``bound_high`` (:func:`causal_cxr.audits.effects.rejection_bounds`; on the scale of the concept, so beyond [-1, 1] where the
+        reader's slope is low), with 95% confidence between ``bound_low_95`` and ``bound_high_95``. ``rival_q``: q of "the adjusted association is there", which needs no editor. ``agreement``: what
         the other readers that read it well enough say. ``second_readings``: the estimates and calls of the readers
         that were not chosen. ``falsification``: the graph's implied independences among labelled attributes, tested
-        (:func:`causal_cxr.audits.falsification.independence_tests`).
+        (:func:`causal_cxr.audits.falsification.independence_tests`). ``acceptance``: how many edits were accepted, in each
+        group of patients (:func:`causal_cxr.audits.acceptance.acceptance_rates`).
 
     Raises:
         ValueError: no concept is a candidate hidden attribute.
@@ -116,13 +123,14 @@ def analyse(
         for contrast in contrasts:
             paired = {kind: _paired(mine, null, contrast, kind, columns) for kind in ("total", "direct")}
             seen = observed[contrast.name]
+            asked = _asked(mine, null, contrast, columns)
             effective, own = _effectiveness(editor, contrast, concepts, paired["total"], seen)
             effectiveness += own
             leak += _leak(editor, contrast, concepts, quality, paired["total"])
             for reader, group in concepts.items():
                 for concept in group:
                     if concept.attribute is None or (labelled_outcomes and concept.attribute != contrast.attribute):
-                        rows.append(_cell(editor, contrast, reader, concept, quality[reader], paired,
+                        rows.append(_cell(editor, contrast, reader, concept, quality[reader], paired, asked,
                                           seen[f"{reader}/{concept.name}"], factual, effective, graph, alpha,
                                           smallest_effect))  # fmt: skip
     cells = pd.DataFrame(rows)
@@ -139,6 +147,7 @@ def analyse(
         pd.DataFrame(effectiveness, columns=["editor", "contrast", "attribute", "concept", "reader", "effect", "expected",
                                              "ratio", "low", "high", "n"]),
         pd.DataFrame(leak, columns=["editor", "contrast", "attribute", "concept", "reader", "target", "effect", "low", "high"]),
+        acceptance_rates(measurements, table, graph),
     )  # fmt: skip
 
 
@@ -162,6 +171,28 @@ def _paired(
         np.hstack([values, before]), columns=[*columns, *(f"{c}@null" for c in columns)], index=edits["row"].to_numpy()
     )
     return frame.assign(patient=edits["patient"].to_numpy(), orientation=edits["orientation"].to_numpy())
+
+
+def _asked(mine: pd.DataFrame, null: pd.DataFrame, contrast: Contrast, columns: list[str]) -> pd.DataFrame | None:
+    """All edits that the contrast asked for, accepted or not: orientation, patient, scores, and the null edits' likewise.
+
+    ``None`` if it was not measured.
+    """
+    edits = mine[(mine["kind"] == "total") & (mine["contrast"] == contrast.name) & (mine["orientation"] != 0)]
+    edits = edits[edits["row"].isin(null.index)]
+    if edits.empty:
+        return None
+    kept = [*columns, "accepted"]
+    before = null.loc[edits["row"], kept].set_axis(edits.index).add_suffix("@null")
+    return pd.concat([edits[[*kept, "orientation", "patient"]], before], axis=1)
+
+
+def _bounds(asked: pd.DataFrame, column: str) -> tuple[Effect, Effect]:
+    return rejection_bounds(
+        asked[column].to_numpy(dtype=float), asked[f"{column}@null"].to_numpy(dtype=float),
+        asked["orientation"].to_numpy(), asked["accepted"].to_numpy(dtype=bool),
+        asked["accepted@null"].to_numpy(dtype=bool), asked["patient"].to_numpy(),
+    )  # fmt: skip
 
 
 def _observe(
@@ -331,7 +362,7 @@ def _leak(
 
 def _cell(
     editor: str, contrast: Contrast, reader: str, concept: Concept, quality: ReaderQuality,
-    paired: Mapping[str, pd.DataFrame | None], seen: _Observed, factual: pd.DataFrame, effective: bool | None,
+    paired: Mapping[str, pd.DataFrame | None], asked: pd.DataFrame | None, seen: _Observed, factual: pd.DataFrame, effective: bool | None,
     graph: CausalGraph, alpha: float, smallest_effect: float,
 ) -> dict[str, Any]:  # fmt: skip
     column = f"{reader}/{concept.name}"
@@ -372,6 +403,13 @@ def _cell(
                 f"{side}_p_yes": p_yes, f"{side}_p_no": 1.0 if blind else p_no, f"{side}_call": call}  # fmt: skip
     row |= {"up_effect": effects["up"].value, "down_effect": effects["down"].value}
     row["gained"], row["lost"] = _crossings(paired["total"], column)
+    if asked is None:
+        row |= dict.fromkeys(("rejected", "bound_low", "bound_high", "bound_low_95", "bound_high_95"), np.nan)
+    else:
+        least, most = (b.scaled(slope, slope_se) if readable else b for b in _bounds(asked, column))
+        row |= {"rejected": 1 - float((asked["accepted"] & asked["accepted@null"]).mean()),
+                "bound_low": least.value, "bound_high": most.value,
+                "bound_low_95": least.interval()[0], "bound_high_95": most.interval()[1]}  # fmt: skip
     # Where editor and adjusted agree, only the direct effect is left to tell "hidden" from "mediated".
     shown = row["editor_call"] == row["adjusted_call"] == "yes"
     unsettled = [effects[s] for s in (("direct",) if shown else SIDES) if row[f"{s}_call"] == "undecided"]

@@ -194,7 +194,7 @@ class Audit:
         report = Report(
             graph=self.graph, edges=analysis.edges, second_readings=analysis.second_readings,
             falsification=analysis.falsification, effectiveness=analysis.effectiveness, leak=analysis.leak,
-            composition=composition, quality=quality, gallery=gallery, measurements=measurements, provenance=record,
+            acceptance=analysis.acceptance, composition=composition, quality=quality, gallery=gallery, measurements=measurements, provenance=record,
         )  # fmt: skip
         if out is not None:
             report.save(out)

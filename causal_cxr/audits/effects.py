@@ -106,6 +106,38 @@ def paired_effect(difference: np.ndarray, patients: np.ndarray) -> Effect:
     return Effect(mean, max(se, 1e-12), dof, n, count)
 
 
+def rejection_bounds(
+    edited: np.ndarray, null: np.ndarray, orientation: np.ndarray, edited_known: np.ndarray, null_known: np.ndarray,
+    patients: np.ndarray,
+) -> tuple[Effect, Effect]:  # fmt: skip
+    """The least and the largest paired effect, whatever the rejected edits would have shown (Manski, 1990).
+
+    Nothing is assumed of a rejected image but that its score lies in [0, 1].
+
+    Args:
+        edited, null: ``(n,)`` scores; those that are not known are not looked at.
+        orientation: ``(n,)`` +1 where the edit goes from a0 to a1, -1 where it goes back.
+        edited_known, null_known: ``(n,)`` bool, accepted.
+        patients: ``(n,)`` ids.
+
+    Returns:
+        effects of all ``n`` edits. An interval that holds whatever lies between goes from the lower end of the first's to
+        the upper end of the second's (Horowitz and Manski, 2000). Where all is accepted both are :func:`paired_effect`.
+
+    >>> low, high = rejection_bounds(
+    ...     np.array([0.9, 0.8, 0.0, 0.7]), np.array([0.1, 0.2, 0.3, 0.1]), np.ones(4), np.arange(4) != 2, np.ones(4, bool),
+    ...     np.arange(4))
+    >>> round(low.value, 3), round(high.value, 3)
+    (0.425, 0.675)
+    """
+    forward = orientation > 0
+    edited_low, edited_high = (np.where(edited_known, edited, end) for end in (0.0, 1.0))
+    null_low, null_high = (np.where(null_known, null, end) for end in (0.0, 1.0))
+    low = np.where(forward, edited_low - null_high, null_low - edited_high)
+    high = np.where(forward, edited_high - null_low, null_high - edited_low)
+    return paired_effect(low, patients), paired_effect(high, patients)
+
+
 def _mean_influence(deviations: np.ndarray, groups: np.ndarray, count: int) -> tuple[np.ndarray, float]:
     """``(count, k)`` what each patient adds to means, CR2; its squares sum to the variance. And the dof of that sum.
 

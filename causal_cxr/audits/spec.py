@@ -48,11 +48,16 @@ class NIHBlock(_Block):
 class ModelBlock(_Block):
     """A saved editor or reader (``path``), the shipped one (no ``path``), or your own.
 
+    ``type: diffusion`` also opens text-to-image pipelines as they are published, in a folder (``path``) or on the hub
+    (``hub: owner/name``); captions then name what the graph does, and ``options`` may hold ``template``, ``variant`` and
+    ``revision``.
+
     ``type: python`` calls ``target: "module:function"`` with ``options`` as keywords; the module may lie beside the file.
     """
 
     type: Literal["diffusion", "scm", "clip", "probe", "python"]
     path: Path | None = None
+    hub: str | None = Field(default=None, pattern=r"^\w[\w.-]*/\w[\w.-]*$")
     target: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")
     options: dict[str, Any] = {}
 
@@ -119,18 +124,22 @@ class AuditSpec(_Block):
         from causal_cxr.audits.audit import Audit
 
         graph = CausalGraph.from_dict(self.graph)
-        dataset = self._dataset(graph)
-        readers: list[Reader] = [_model(name, block, ("clip", "probe")) for name, block in self.readers.items()]
+        dataset, readers = self.open_dataset(graph), self.open_readers()
         kinds = ("diffusion", "scm")
-        editors: dict[str, Editor] = {name: _model(name, block, kinds) for name, block in self.editors.items()}
+        editors: dict[str, Editor] = {name: _model(name, block, kinds, graph) for name, block in self.editors.items()}
         audit = Audit(
-            graph, readers, interventions=self._contrasts(graph), alpha=self.alpha,
+            graph, readers, interventions=self.contrasts(graph), alpha=self.alpha,
             smallest_effect=self.smallest_effect, n_edited=self.n_edited, concepts=self.concepts,
             labelled_outcomes=self.labelled_outcomes,
         )  # fmt: skip
         return audit.run(editors, dataset, seed=self.seed, batch_size=self.batch_size, out=self.out)
 
-    def _dataset(self, graph: CausalGraph) -> Dataset:
+    def open_readers(self) -> list[Reader]:
+        """The readers, loaded."""
+        return [_model(name, block, ("clip", "probe")) for name, block in self.readers.items()]
+
+    def open_dataset(self, graph: CausalGraph) -> Dataset:
+        """The dataset, typed by the graph."""
         from causal_cxr.data import FolderDataset, NIHChestXray14
 
         block = self.dataset
@@ -141,7 +150,12 @@ class AuditSpec(_Block):
             text=block.text, size=block.size,
         )  # fmt: skip
 
-    def _contrasts(self, graph: CausalGraph) -> tuple[Contrast, ...]:
+    def contrasts(self, graph: CausalGraph) -> tuple[Contrast, ...]:
+        """What is asked of the attributes.
+
+        Raises:
+            SpecError: an intervention on what is no labelled attribute.
+        """
         wanted: dict[str, float | None] = {}
         for entry in self.interventions or graph.labelled:
             wanted |= {entry: None} if isinstance(entry, str) else entry
@@ -152,7 +166,10 @@ class AuditSpec(_Block):
         return tuple(c for c in default_contrasts(graph, shifts) if c.attribute in wanted)
 
 
-def _model(name: str, block: ModelBlock, suited: tuple[str, ...]) -> Any:
+_DIFFUSION_OPTIONS = {"template", "variant", "revision"}
+
+
+def _model(name: str, block: ModelBlock, suited: tuple[str, ...], graph: CausalGraph | None = None) -> Any:
     if block.type == "python":
         if block.target is None:
             raise SpecError(f"{name}: type: python needs target: module:function.")
@@ -165,6 +182,15 @@ def _model(name: str, block: ModelBlock, suited: tuple[str, ...]) -> Any:
     from causal_cxr.readers import CLIPReader, ProbeReader
 
     models: dict[str, Any] = {"clip": CLIPReader, "diffusion": DiffusionEditor, "probe": ProbeReader, "scm": SCMEditor}
+    if block.type == "diffusion" and (block.path or block.hub):
+        unknown = sorted(set(block.options) - _DIFFUSION_OPTIONS)
+        if unknown:
+            raise SpecError(
+                f"{name}: type: diffusion has no options {unknown}; there are {sorted(_DIFFUSION_OPTIONS)}."
+            )
+        return DiffusionEditor.from_pretrained(block.path or str(block.hub), graph=graph, **block.options)
+    if block.hub:
+        raise SpecError(f"{name}: hub: is for type: diffusion; give path: the folder of a saved {block.type} model.")
     model = models[block.type]
     return model.from_pretrained(block.path) if block.path else model.from_shipped()
 

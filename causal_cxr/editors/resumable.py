@@ -1,7 +1,8 @@
 """Fits that can be killed: weights, optimiser and running average, written whole or not at all, and found again."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,17 @@ class ResumableFit:
         """Put the average in the weights' place."""
         for name, p in self.trained.items():
             p.data.copy_(self.average[name])
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The average in the weights' place for a while."""
+        kept = {name: p.detach().clone() for name, p in self.trained.items()}
+        self.smooth()
+        try:
+            yield
+        finally:
+            for name, p in self.trained.items():
+                p.data.copy_(kept[name])
 
     def save(self) -> None:
         """Write the state; nothing without a folder."""

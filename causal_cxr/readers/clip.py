@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from causal_cxr.data.patients import pack, unpack
 from causal_cxr.readers.concepts import Concept, concept_from_dict
 from causal_cxr.readers.features import resized
 from causal_cxr.readers.quality import ReaderQuality
@@ -105,7 +106,7 @@ class CLIPReader:
             "name": self.name,
             "concepts": [asdict(concept) for concept in self.concepts],
             "calibration": None if self.calibration is None else self.calibration.tolist(),
-            "fitted_on": None if self.fitted_on is None else sorted(self.fitted_on),
+            "fitted_on": pack(self.fitted_on),
             "quality": self.quality.to_dict(),
             "renderer_version": self.renderer_version,
         }
@@ -134,7 +135,7 @@ class CLIPReader:
             [concept_from_dict(entry) for entry in content["concepts"]],
             calibration=None if content["calibration"] is None else np.array(content["calibration"]),
             name=content["name"],
-            fitted_on=None if content["fitted_on"] is None else frozenset(content["fitted_on"]),
+            fitted_on=unpack(content["fitted_on"]),
             quality=ReaderQuality.from_dict(content["quality"]),
             renderer_version=content["renderer_version"],
         )

@@ -3,10 +3,23 @@ import pandas as pd
 import pytest
 import torch
 
-from causal_cxr.audits.fidelity import counterfactual_errors, error_ratios
+from causal_cxr.audits.fidelity import (
+    Readings,
+    answers,
+    composition,
+    counterfactual_errors,
+    error_ratios,
+    errors,
+    leak,
+    mean_error_ratio,
+    questions,
+    reversibility,
+    true_readings,
+)
 from causal_cxr.data.phantom import Phantom
-from causal_cxr.editors import Edit, OracleEditor
+from causal_cxr.editors import Abduction, Edit, OracleEditor
 from causal_cxr.graphs import default_contrasts
+from causal_cxr.readers import Concept
 
 ROWS = np.arange(12)
 
@@ -71,3 +84,185 @@ def test_intervals_resample_patients_not_images():
     apart = error_ratios(one.assign(patient=np.arange(30)))
     together = error_ratios(pd.concat([one.assign(patient=np.arange(30))] * 5))
     assert (together["high"] - together["low"]).item() == pytest.approx((apart["high"] - apart["low"]).item(), rel=1e-6)
+
+
+def asked(phantom, names, **options):
+    contrasts = [c for c in default_contrasts(phantom.graph, {"age": 20.0}) if c.attribute in names]
+    return questions(phantom, ROWS, contrasts, k=4, **options)
+
+
+def made_by(editor, phantom, asked):
+    return answers(editor, phantom.images(ROWS), phantom.attributes.iloc[ROWS], [one.target for one in asked])
+
+
+def test_an_image_is_answered_as_its_own_question_asks_and_left_alone_by_others(phantom):
+    pair = asked(phantom, {"age", "view"})
+    age, view = made_by(OracleEditor(phantom), phantom, pair)
+    torch.testing.assert_close(age, phantom.counterfactual(pair[0].target))
+    torch.testing.assert_close(view, phantom.counterfactual(pair[1].target))
+
+
+def test_the_total_effect_lets_labelled_attributes_follow_and_the_direct_one_does_not():
+    phantom = Phantom(300, "portable", seed=4, size=32)
+    (contrast,) = [c for c in default_contrasts(phantom.graph) if c.attribute == "cardiomegaly"]
+    flow = [
+        (one.redraw - phantom.counterfactual(one.target)).abs().amax(dim=(1, 2, 3))
+        for one in (questions(phantom, np.arange(100), [contrast], k=1, held=held)[0] for held in (True, False))
+    ]
+    assert (flow[1] > 0.3).sum() > (flow[0] > 0.3).sum() + 5  # fluid came with the heart, and the view with the fluid
+
+
+def test_where_members_agree_the_truth_is_wholly_effective_even_if_things_appear_at_random(phantom):
+    (view,) = asked(phantom, {"view"})
+    found = errors(view, view.redraw)  # another draw of what the image does not tell
+    assert found["effectiveness_revealed"].notna().any()
+    np.testing.assert_allclose(found["effectiveness_revealed"].dropna(), 1, atol=0.1)
+    assert found["amplification_revealed"].max() < found["amplification"].max()
+    assert found["amplification_revealed"].mean() < 0.35
+
+
+def test_an_appearing_thing_whose_place_is_not_in_the_image_is_no_change_that_it_reveals(phantom):
+    (effusion,) = asked(phantom, {"effusion"})
+    found = errors(effusion, effusion.redraw)
+    appearing, going = (found.loc[found["sign"] == sign, "effectiveness_revealed"].isna().mean() for sign in (1, -1))
+    assert appearing > going
+
+
+def test_minimality_sees_change_where_truth_has_none(phantom):
+    (effusion,) = asked(phantom, {"effusion"})
+    gone = np.flatnonzero(effusion.sign == -1).tolist()
+    truth = errors(effusion, effusion.redraw)
+    assert truth["outside"].iloc[gone].max() < 0.01
+    assert errors(effusion, (effusion.images + 0.2).clamp(0, 1))["outside"].iloc[gone].min() > 0.2
+    np.testing.assert_allclose(errors(effusion, effusion.images)["size"], 0)
+
+
+def test_the_mean_ratio_is_the_mean_over_attributes(phantom):
+    errors = errors_of(Share(phantom, 0.5), phantom)
+    mean = mean_error_ratio(errors)
+    assert mean["ratio"] == pytest.approx(error_ratios(errors)["ratio"].mean())
+    assert mean["low"] <= mean["ratio"] <= mean["high"]
+
+
+# -- leaks ---------------------------------------------------------------------------------------------------------------
+CONCEPTS = (
+    Concept("woman", ("woman",), ("man",), attribute="sex", level="female"),
+    Concept("corner", ("corner",), ("no corner",)),
+    Concept("elsewhere", ("elsewhere",), ("nowhere",)),
+)
+SLOPES = np.array([0.8, 0.5, 0.9])
+
+
+def planted(effective, leaked, *, n=200, seed=0, forth_only=False):
+    """Readings in which doing ``sex`` moves its own by ``effective`` of the truth, and a corner by ``leaked`` of it."""
+    rng = np.random.default_rng(seed)
+    sign, patients = np.where(rng.uniform(size=n) < 0.5, 1, -1), np.repeat(np.arange(n // 2), 2)
+    before = rng.normal(size=(n, 3))
+    true = before + sign[:, None] * np.array([1.0, 0.2, 0.0]) * SLOPES
+    change = np.array([effective, 0.2 + leaked, 0.0])
+    whole = before + sign[:, None] * change * SLOPES + rng.normal(scale=0.1, size=(n, 3))
+    half = before + sign[:, None] * np.array([effective, 0.2, 0.0]) * SLOPES + rng.normal(scale=0.1, size=(n, 3))
+    made = np.where((sign == 1)[:, None] | (not forth_only), whole, half)
+    return Readings("sex", 0, sign, patients, before, true, made)
+
+
+@pytest.mark.parametrize("leaked", [-0.3, 0.0, 0.3])
+def test_a_planted_leak_is_measured_within_its_interval_in_units_of_the_intended_change(leaked):
+    found = leak([planted(1.0, leaked, seed=1)], CONCEPTS, slopes=SLOPES)
+    corner = found.cells.query("concept == 'corner'")
+    assert ((corner["low"] <= leaked) & (leaked <= corner["high"])).all()
+    assert ((corner["high"] - corner["low"]) < 0.15).all()
+    np.testing.assert_allclose(corner["true"], 0.2, atol=1e-6)
+    assert found.worst == pytest.approx(abs(leaked), abs=0.08)
+    assert found.mean == pytest.approx(abs(leaked) / 2, abs=0.05)
+    assert found.effectiveness()["sex"] == pytest.approx(1, abs=0.05)
+    assert set(found.matrix().columns) == {"corner", "elsewhere"}
+
+
+def test_intervals_hold_the_planted_leak_as_often_as_they_say():
+    held = [
+        (corner["low"] <= 0.2) & (corner["high"] >= 0.2)
+        for corner in (
+            leak([planted(1.0, 0.2, seed=seed)], CONCEPTS, slopes=SLOPES).cells.query("concept == 'corner'")
+            for seed in range(40)
+        )
+    ]
+    assert 0.88 <= np.mean(held) <= 0.99
+
+
+def test_leaks_in_one_direction_do_not_hide_in_the_mean():
+    found = leak([planted(1.0, 0.4, forth_only=True)], CONCEPTS, slopes=SLOPES)
+    assert found.worst == pytest.approx(0.4, abs=0.08)
+    assert found.worst_cell == "do(sex) forth moves corner"
+
+
+def test_doing_nothing_is_not_effective_and_leaks_what_it_withholds():
+    one = planted(1.0, 0.0)
+    nothing = Readings(one.attribute, one.own, one.sign, one.patients, one.before, one.true, one.before)
+    found = leak([nothing], CONCEPTS, slopes=SLOPES)
+    assert found.effectiveness()["sex"] == 0
+    np.testing.assert_allclose(found.cells.query("concept == 'corner'")["leak"], -0.2, atol=1e-6)
+
+
+class Corner:
+    """Reads intensities: of the breasts' height for a woman, of a corner."""
+
+    concepts = CONCEPTS[:2]
+
+    def read(self, images):
+        return torch.stack([images[..., 16:24, :].mean(dim=(1, 2, 3)), images[..., :4, :4].mean(dim=(1, 2, 3))], dim=1)
+
+
+class Brightens(OracleEditor):
+    """Draws the truth, and a corner brighter by ``more`` in women, darker in men."""
+
+    def __init__(self, phantom, more):
+        super().__init__(phantom)
+        self.more = more
+
+    def edit(self, abduction, target, **options):
+        images = super().edit(abduction, target).images.clone()
+        images[..., :4, :4] += (
+            self.more * torch.as_tensor(np.where(target["sex"] == "female", 1.0, -1.0))[:, None, None, None]
+        )
+        return Edit.all_accepted(images.float())
+
+
+def leak_of(editor, phantom):
+    (sex,) = asked(phantom, {"sex"})
+    return leak([true_readings(Corner(), sex)(made_by(editor, phantom, [sex])[0])], Corner.concepts)
+
+
+def test_an_oracle_leaks_nothing_and_a_leaky_editor_what_it_adds(phantom):
+    truth = leak_of(OracleEditor(phantom), phantom)
+    assert truth.worst < 1e-5
+    assert truth.effectiveness()["sex"] == pytest.approx(1, abs=1e-5)
+    leaky = leak_of(Brightens(phantom, 0.05), phantom).cells
+    (sex,) = asked(phantom, {"sex"})
+    readings = true_readings(Corner(), sex)(sex.redraw)
+    intended = (sex.sign * (readings.true - readings.before)[:, 0]).mean()
+    for sign in (1, -1):  # noqa: B007 - the query reads it
+        (corner,) = leaky.query("concept == 'corner' and sign == @sign")["leak"]
+        assert corner == pytest.approx(0.05 / intended, rel=1e-3)
+
+
+def test_a_reader_that_does_not_read_what_is_set_is_refused(phantom):
+    with pytest.raises(ValueError, match="No concept of the reader is about 'view: PA -> AP'"):
+        true_readings(Corner(), asked(phantom, {"view"})[0])
+
+
+# -- in a row ------------------------------------------------------------------------------------------------------------
+class Drifts:
+    """Adds a grey to whatever it redraws; the neutral wording adds twice that."""
+
+    def abduct(self, images, attributes, *, seeds):
+        return Abduction(attributes, images)
+
+    def edit(self, abduction, target, *, phrasing=0, strength=1.0):
+        return Edit.all_accepted(abduction.state + 0.01 * (1 + phrasing))
+
+
+def test_composition_and_reversibility_add_up_what_each_edit_changes(phantom):
+    images, factual = phantom.images(ROWS), phantom.attributes.iloc[ROWS]
+    assert composition(Drifts(), images, factual, cycles=(1, 3)) == pytest.approx({1: 0.02, 3: 0.06}, abs=1e-6)
+    assert reversibility(Drifts(), images, factual, images + 0.01, factual) == pytest.approx(0.02, abs=1e-6)

@@ -1,6 +1,10 @@
 """The Morpho-MNIST benchmark: the values it sets, what it exports, what it shows."""
 
+import argparse
 import dataclasses
+import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,11 +13,15 @@ import scm_morphomnist as benchmark
 import torch
 from counterfactual_metrics import Counterfactuals
 from morphomnist import GRAPH
-from scm_morphomnist import PUBLISHED, SUPPORTED, Task
+from scm_morphomnist import PUBLISHED, RECIPES, SUPPORTED, TEST_ROWS, Task
+from torch.distributions import Categorical, Normal
 
 from causal_cxr.editors.scm.editor import SCMEditor, n_conditions
 from causal_cxr.editors.scm.vae import ConditionalVAE
+from causal_cxr.graphs import Binary, CausalGraph
 from causal_cxr.graphs.scm import SCM
+
+RECORDED = Path(benchmark.__file__).parent / "results"
 
 
 def sampled(n, seed):
@@ -114,3 +122,108 @@ def test_numbers_are_rounded_wherever_they_lie():
 def test_the_task_cannot_be_changed(task):
     with pytest.raises(dataclasses.FrozenInstanceError):
         task.seed = 1
+
+
+class Sampled:
+    """Rows of attributes with images of noise."""
+
+    texts, fingerprint = None, "sampled"
+
+    def __init__(self, n):
+        self.attributes = sampled(n, 0).set_axis(np.arange(n))
+        self.patients = pd.Series([str(row) for row in range(n)])
+
+    def images(self, rows):
+        return torch.rand(len(rows), 1, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+class Thickness(torch.nn.Module):
+    def forward(self, images):
+        return Normal(images.mean((1, 2, 3)), 1.0)
+
+
+class Digit(torch.nn.Module):
+    def forward(self, images):
+        return Categorical(logits=images[:, 0, 0, :10])
+
+
+@pytest.mark.parametrize("model", RECIPES)
+def test_a_recipe_is_one_that_the_fits_take(model, monkeypatch):
+    monkeypatch.setattr(benchmark, "FIT_ROWS", np.arange(12))
+    monkeypatch.setattr(benchmark, "family_of", lambda *_: {"thickness": Thickness(), "digit": Digit()})
+    asked = argparse.Namespace(
+        model=model, checkpoint=None, steps=1, fine_tune_steps=1, minutes=None, seed=0, device="cpu"
+    )
+    editors = benchmark.fitted(asked, Sampled(12))
+    assert editors.before.fingerprint != editors.after.fingerprint
+    assert editors.seconds > editors.seconds_fine_tuning > 0
+
+
+@pytest.mark.parametrize("model", RECIPES)
+def test_the_recorded_editor_is_of_the_recipe(model):
+    recorded = json.loads((RECORDED / f"scm_morphomnist-{model}.json").read_text())["summary"]["conditions"]
+    built = RECIPES[model].build(n_conditions(GRAPH))
+    assert json.loads(json.dumps(built.settings)) == recorded["settings"]
+    assert sum(p.numel() for p in built.parameters()) == recorded["parameters"]
+
+
+def test_an_editor_fitted_elsewhere_must_not_have_seen_the_test_images(task, editor, tmp_path):
+    data = Sampled(TEST_ROWS[-1] + 1)
+    for patients, message in ((None, "2000 test images"), ({"5", "8000"}, "1 test images")):
+        SCMEditor(editor.scm, editor.image_model, fitted_on=patients).save(tmp_path)
+        with pytest.raises(ValueError, match=message):
+            benchmark.fitted_elsewhere(tmp_path, data)
+    SCMEditor(editor.scm, editor.image_model, fitted_on={"5", "7999"}).save(tmp_path)
+    assert benchmark.fitted_elsewhere(tmp_path, data).fitted_on == {"5", "7999"}
+
+
+def test_an_editor_of_other_attributes_is_refused(tmp_path):
+    graph = CausalGraph([Binary("side")], [("side", "image")])
+    scm = SCM(graph).fit(pd.DataFrame({"side": [0, 1, 1, 0]}))
+    SCMEditor(scm, ConditionalVAE(1, width=16), fitted_on={"5"}).save(tmp_path)
+    with pytest.raises(ValueError, match=r"other attributes; give one of \['thickness', 'intensity', 'digit'\]"):
+        benchmark.fitted_elsewhere(tmp_path, Sampled(2))
+
+
+@pytest.fixture
+def scored(task, editor, tmp_path, monkeypatch):
+    """Score an editor that was fitted elsewhere; the figures are not measured."""
+    figures = dict.fromkeys(benchmark.SUMMARY, 0.0) | {
+        "effectiveness": PUBLISHED["hvae"]["effectiveness"],
+        "changes": {"digit": {"thickness": {"changed": 0.1}}},
+    }
+
+    judges = argparse.Namespace(readings={}, fid=lambda *_: 0.0)
+    rows = pd.Series([str(row) for row in range(TEST_ROWS[-1] + 1)])
+    monkeypatch.setattr(benchmark, "MorphoMNIST", lambda folder: argparse.Namespace(patients=rows))
+    monkeypatch.setattr(Task, "draw", classmethod(lambda *_, **__: task))
+    monkeypatch.setattr(benchmark.Judges, "fit", lambda *_, **__: judges)
+    monkeypatch.setattr(benchmark, "score", lambda *_: (figures, {}))
+    monkeypatch.setattr(benchmark, "seconds_per_1000", lambda *_: 1.0)
+    SCMEditor(editor.scm, editor.image_model, fitted_on={"5"}).save(tmp_path / "editor")
+
+    def run(*arguments):
+        file = tmp_path / "result.json"
+        monkeypatch.setattr(sys, "argv", ["scm_morphomnist.py", "--data", "d", "--json", str(file), *arguments])
+        benchmark.main()
+        return json.loads(file.read_text())["summary"]
+
+    return run
+
+
+def test_an_editor_fitted_elsewhere_is_scored_and_how_it_was_fitted_is_said(scored, tmp_path):
+    folder = str(tmp_path / "editor")
+    alone = scored("--fitted", folder, "--fitted-how", "on a GPU")
+    assert list(alone["scores"]) == ["after", "after, temperature 0", "after, temperature 1"]
+    assert alone["conditions"]["fitted"] == "on a GPU"
+    assert alone["conditions"]["fitted_on"] == 1
+    assert alone["seconds_fit"] is alone["conditions"]["seconds_fine_tuning"] is None
+    both = scored("--fitted", folder, "--fitted-how", "on a GPU", "--fitted-before", folder)
+    assert list(both["scores"])[:2] == ["after", "before"]
+
+
+@pytest.mark.parametrize("arguments", [["--fitted", "e"], ["--fitted-how", "so"], ["--fitted-before", "e"]])
+def test_how_it_was_fitted_must_be_said_of_an_editor_fitted_elsewhere_alone(scored, arguments, capsys):
+    with pytest.raises(SystemExit):
+        scored(*arguments)
+    assert "--fitted and --fitted-how go together" in capsys.readouterr().err

@@ -128,7 +128,7 @@ def _editors(report: "Report") -> Iterator[Said]:
             yield True, about, "has no known null: there is no negative control and no placebo", "null"
     edits = int((report.measurements["kind"] != "factual").sum())
     rejected = int(report.provenance.get("rejected", 0))
-    yield rejected > REJECTED_SHARE * edits, "Edits", f"{rejected:,} of {edits:,} were rejected", "reproduce"
+    yield rejected > REJECTED_SHARE * edits, "Edits", f"{rejected:,} of {edits:,} were rejected", "limits"
 
 
 def _rival(edges: pd.DataFrame, alpha: float) -> Iterator[Said]:

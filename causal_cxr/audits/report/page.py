@@ -46,6 +46,7 @@ def page(report: "Report") -> str:
         "falsification": records(report.falsification), "smallest_correlation": SMALLEST_CORRELATION,
         "effectiveness": records(report.effectiveness), "effective_ratio": EFFECTIVE_RATIO,
         "leaks": {e: _leaks(report.leak[report.leak["editor"] == e]) for e in editors},
+        "acceptance": _acceptance(report.acceptance),
         "composition": {e: records(report.composition[report.composition["editor"] == e]) for e in editors},
         "readers": {name: records(quality.concepts.reset_index()) for name, quality in report.quality.items()},
         "within": {name: _within(quality.within, quality.follows) for name, quality in report.quality.items()},
@@ -176,6 +177,19 @@ def _leaks(leak: pd.DataFrame) -> dict[str, Any]:
         "columns": columns,
         "rows": [(contrast, [cell(contrast, column) for column in columns]) for contrast in asked],
     }
+
+
+def _acceptance(acceptance: pd.DataFrame) -> list[dict[str, Any]]:
+    """One row an editor x contrast with rejected edits, with the groups in which fewest and most were accepted."""
+    total = acceptance[acceptance["kind"] != "direct"]
+    rows = []
+    for row in records(total[(total["group"] == "") & (total["accepted"] < total["n"])]):
+        mine = total[
+            (total["editor"] == row["editor"]) & (total["contrast"] == row["contrast"]) & (total["group"] != "")
+        ]
+        groups = records(mine.sort_values("rate", kind="stable"))
+        rows.append({**row, "ends": groups[:: len(groups) - 1] if len(groups) > 1 else groups})
+    return rows
 
 
 def _within(within: pd.DataFrame, follows: pd.DataFrame) -> list[dict[str, Any]]:

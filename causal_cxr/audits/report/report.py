@@ -15,9 +15,9 @@ from causal_cxr.graphs import CausalGraph
 from causal_cxr.readers.quality import ReaderQuality
 
 REVEALED = ("hidden", "mediated")  #: verdicts that draw an edge the graph does not have
-FRAMES = ("edges", "second_readings", "falsification", "effectiveness", "leak", "composition")
+FRAMES = ("edges", "second_readings", "falsification", "effectiveness", "leak", "acceptance", "composition")
 PICTURES = ("factual", "null", "counterfactual")  #: of a gallery item
-FORMAT = 2  #: of report.json
+FORMAT = 3  #: of report.json
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Report:
         edges: one row an editor x contrast x concept; see :func:`causal_cxr.audits.analyse.analyse`.
         second_readings: what the readers that were not chosen say of the same edges.
         falsification: the graph's implied independences, tested on the table.
-        effectiveness, leak, composition: the editors' limits.
+        effectiveness, leak, acceptance, composition: the editors' limits.
         quality: by reader.
         gallery: of the first edited images.
         measurements: the table that every number can be recomputed from.
@@ -56,6 +56,7 @@ class Report:
     falsification: pd.DataFrame
     effectiveness: pd.DataFrame
     leak: pd.DataFrame
+    acceptance: pd.DataFrame
     composition: pd.DataFrame
     quality: Mapping[str, ReaderQuality]
     gallery: tuple[GalleryItem, ...]

@@ -83,12 +83,18 @@ class Phantom:
         given, factual = self._given(target)
         return self.world.evaluate(self._noise.take(target.index.to_numpy()), given, factual)
 
-    def counterfactual_set(self, target: pd.DataFrame, k: int = 16, *, seed: int = 0) -> Tensor:
+    def counterfactual_set(self, target: pd.DataFrame, k: int = 16, *, seed: int = 0, held: bool = True) -> Tensor:
         """``k`` true counterfactuals an image: they share all noise that the factual image reveals, and redraw the rest.
 
         Revealed are anatomy, exposure, speckle, the placement and amount of what is there, and what every attribute's value
         says of its noise; what a patient's images share is drawn once a patient. Where an appearing object will lie is not
         in the image. How the redrawn noise couples image and counterfactual is the world's ``coupling``.
+
+        Args:
+            target: as for :meth:`counterfactual`.
+            k: members.
+            seed: of the redraws.
+            held: labelled attributes that the target leaves out stay true; ``False``: they follow what it sets.
 
         Returns:
             ``(k, n, 1, size, size)``.
@@ -100,7 +106,7 @@ class Phantom:
             raise ValueError(f"A set has one counterfactual or more, got k={k}.")
         rows = target.index.to_numpy()
         rng = np.random.default_rng([seed, 16])
-        given, factual = self._given(target)
+        given, factual = self._given(target, held)
         noise, kept = self._noise.take(rows), self._picture.take(rows)
         patient = np.unique(self._patient[rows], return_inverse=True)[1]
         shows = self.world.drawn(factual, kept.amounts)
@@ -113,8 +119,8 @@ class Phantom:
     def _draw(self, codes: Mapping[str, np.ndarray], noise: Noise) -> Tensor:
         return render(self.world.drawn(codes, noise.amounts), noise, self.size)
 
-    def _given(self, target: pd.DataFrame) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Codes that the target sets, of the labelled attributes all, so that only hidden ones follow; the true codes."""
+    def _given(self, target: pd.DataFrame, held: bool = True) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Codes that the target sets, of the labelled attributes all where they are held; the true codes."""
         attributes = self.world.graph.attributes
         unknown = [name for name in target.columns if name not in attributes]
         if unknown:
@@ -125,7 +131,7 @@ class Phantom:
                 f"The dataset has no rows {strange[:3]}; the target's index names rows 0 to {len(self) - 1}."
             )
         factual = {name: code[target.index.to_numpy()] for name, code in self.codes.items()}
-        given = {name: factual[name] for name in self.graph.labelled}
+        given = {name: factual[name] for name in self.graph.labelled} if held else {}
         for name in target.columns:
             codes = attributes[name].encode(target[name])
             if name not in self.graph.labelled:

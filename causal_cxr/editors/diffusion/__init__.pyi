@@ -1,5 +1,5 @@
 from .captions import captions
 from .editor import DiffusionEditor
-from .fit import fit_adapter, fit_diffusion
+from .fit import fit_diffusion
 
-__all__ = ["DiffusionEditor", "captions", "fit_adapter", "fit_diffusion"]
+__all__ = ["DiffusionEditor", "captions", "fit_diffusion"]

@@ -3,7 +3,9 @@
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,114 +14,190 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from causal_cxr.editors.diffusion.captions import captions
-from causal_cxr.editors.diffusion.flow import UNSHUFFLE, heun, to_images, to_latent
+from causal_cxr.data.patients import pack, unpack
+from causal_cxr.editors.acceptance import Acceptance
+from causal_cxr.editors.diffusion.abductions import Abductions
+from causal_cxr.editors.diffusion.captions import TEMPLATE, captions, named
+from causal_cxr.editors.diffusion.denoiser import Condition, Denoiser, Ledger
+from causal_cxr.editors.diffusion.guidance import ClassifierFree, Describe, Guidance, Request
+from causal_cxr.editors.diffusion.hub import located
+from causal_cxr.editors.diffusion.inversion.coupled import Coupled
+from causal_cxr.editors.diffusion.inversion.inversion import Inversion
+from causal_cxr.editors.diffusion.pipeline import Pipeline
 from causal_cxr.editors.editor import Abduction, Edit
-from causal_cxr.graphs import Attribute, attribute_from_dict
+from causal_cxr.graphs import Attribute, CausalGraph, attribute_from_dict
 
 CONFIG = "editor.json"
-HEUN_STEPS = 10
+IMAGES = "images"  #: of a trajectory's ``kept``: the images themselves, for acceptance
+CHUNK = 8  #: captions are encoded so many at a time, so that a caption's states do not depend on the others
 ADAPTER = "pytorch_lora_weights.safetensors"  #: the name that diffusers gives a LoRA
+DEFAULT = Coupled(20)  #: the inversion with the least error to true counterfactuals: benchmarks/results/inversion.json
 
 
 class DiffusionEditor:
-    """Edits images by inverting them under their own caption and drawing them again under another.
+    """Edits images by inverting them under their own caption and redrawing them under another.
 
-    A diffusers ``UNet2DConditionModel`` predicts the velocity of a rectified flow; a transformers ``CLIPTextModel``
-    reads the caption. Inversion (Heun, ``steps`` steps) is deterministic and is shared by all interventions of an image.
+    An image is inverted once; all its interventions, at any strength, are redrawn from that.
 
-    Computes in bfloat16 on GPUs and on CPUs that have units for it, in float32 elsewhere.
+    Computes in bfloat16 on GPUs and on CPUs that have units for it, in float32 elsewhere; the images' state is float32.
 
     Args:
-        unet: velocity network on ``pixel_unshuffle(4)`` images.
-        text_encoder: its ``last_hidden_state`` conditions the network.
-        tokenizer: of the text encoder.
+        pipeline: denoiser, text encoder, latent space and process.
         attributes: what captions name, in order.
-        steps: Heun steps each way, two evaluations each.
+        inversion: the way to noise and back.
+        guidance: makes of a request what the image is redrawn under.
+        template: of captions, see :mod:`~causal_cxr.editors.diffusion.captions`; what it cannot name cannot be set.
+        accept: judges edits; those that it rejects are returned, and marked with its reasons.
         fitted_on: patients of the fit; ``None`` = unknown.
         size: pixels a side of the images that it was fitted on.
         renderer_version: of the phantom that it was fitted on; ``None`` for real images.
+        autocast: compute in this type; ``"auto"`` is bfloat16 where there are units for it; ``None`` float32.
+        describe: puts attribute rows into conditions; captions of ``attributes`` unless given.
+        cache: folder for inverted images, found there again by a later run; ``None`` keeps none.
+
+    Attributes:
+        weights_fingerprint: of the weights and the process: what an adapter belongs to.
+        fingerprint: of these, of what captions name and of the method.
+        ledger: the work done since the editor was made.
+        provenance: how it was fitted, where that was just now: what its card tells.
     """
 
     semantics: Literal["observational", "structural"] = "observational"
 
     def __init__(
         self,
-        unet: Any,
-        text_encoder: Any,
-        tokenizer: Any,
+        pipeline: Pipeline,
         attributes: Mapping[str, Attribute],
         *,
-        steps: int = HEUN_STEPS,
+        inversion: Inversion = DEFAULT,
+        guidance: Guidance | None = None,
+        template: str = TEMPLATE,
+        accept: Acceptance | None = None,
         fitted_on: frozenset[str] | None = None,
         size: int = 64,
         renderer_version: int | None = None,
+        autocast: torch.dtype | Literal["auto"] | None = "auto",
+        describe: Describe | None = None,
+        cache: str | Path | None = None,
     ) -> None:
-        self.unet, self.text_encoder, self.tokenizer = unet.eval(), text_encoder.eval(), tokenizer
-        self.graph_attributes = dict(attributes)
-        self.attributes = frozenset(attributes)
-        self.steps, self.fitted_on, self.size, self.renderer_version = steps, fitted_on, size, renderer_version
-        self.fingerprint = self._fingerprint(steps)
+        self.pipeline, self.graph_attributes = pipeline, dict(attributes)
+        self.attributes, self.template, self.accept = named(attributes, template), template, accept
+        self.inversion, self.guidance = inversion, guidance or ClassifierFree()
+        self.fitted_on, self.size, self.renderer_version = fitted_on, size, renderer_version
+        self.autocast, self.ledger = autocast, Ledger()
+        self.cache = None if cache is None else Abductions(Path(cache))
+        self.provenance: Mapping[str, Any] = {}
+        self.describe: Describe = describe or _Captions(pipeline, self.graph_attributes, template)
+        self.weights_fingerprint = self._weights_fingerprint()
+        self.fingerprint = self._fingerprint()
+
+    @property
+    def unet(self) -> Any:
+        """The denoising network."""
+        return self.pipeline.unet
+
+    def using(
+        self,
+        *,
+        inversion: Inversion | None = None,
+        guidance: Guidance | None = None,
+        accept: Acceptance | None = None,
+    ) -> "DiffusionEditor":
+        """The same weights, shared, edited with by another method."""
+        other = copy.copy(self)
+        other.inversion, other.guidance = inversion or self.inversion, guidance or self.guidance
+        other.accept, other.ledger = accept or self.accept, Ledger()
+        other.fingerprint = other._fingerprint()
+        return other
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, adapter: str | Path | None = None, steps: int | None = None
+        cls,
+        source: str | Path,
+        *,
+        adapter: str | Path | None = None,
+        base: str | Path | None = None,
+        attributes: Mapping[str, Attribute] | None = None,
+        graph: CausalGraph | None = None,
+        template: str | None = None,
+        inversion: Inversion = DEFAULT,
+        guidance: Guidance | None = None,
+        accept: Acceptance | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
     ) -> "DiffusionEditor":
-        """Load from a folder in the hub's layout: ``unet/``, ``text_encoder/``, ``tokenizer/``, ``editor.json``.
+        """Load a text-to-image pipeline in the hub's layout: ``unet/``, ``text_encoder/``, ``tokenizer/``, ``scheduler/``.
 
         Args:
-            folder: what :meth:`save` wrote.
+            source: a folder, such as :meth:`save` wrote, or ``owner/name`` on the hub.
             adapter: what :meth:`save_adapter` wrote of an editor that was fine-tuned from this one; it is merged into
                 the weights.
-            steps: instead of those that were saved.
+            base: the pipeline that ``source``, which holds a part of one only, was fine-tuned from.
+            attributes: what captions name, in order; needed where the source has no ``editor.json``, which it overrules.
+            graph: its labelled attributes are named where neither ``attributes`` nor an ``editor.json`` say what is.
+            template: of captions, if not the one that the editor was saved with.
+            inversion, guidance, accept: how to edit, and which edits to accept.
+            variant, revision: of the weights, see
+                :meth:`~causal_cxr.editors.diffusion.pipeline.Pipeline.from_pretrained`.
 
         Raises:
-            FileNotFoundError: a folder is not such a folder.
-            ValueError: the adapter belongs to another base.
+            FileNotFoundError: a folder is not such a folder, or the hub cannot be reached.
+            ValueError: the adapter belongs to another base; nothing says what captions name.
         """
-        from diffusers import UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTokenizer
-
-        folder = Path(folder)
-        config = _config(folder)
+        folder = located(source, variant=variant, revision=revision)
+        config = _config(folder) if (folder / CONFIG).is_file() else {}
         if "base" in config:
             raise ValueError(
-                f"{folder} holds an adapter; open it with from_pretrained(BASE, adapter=...) on the base that has the "
+                f"{source} holds an adapter; open it with from_pretrained(BASE, adapter=...) on the base that has the "
                 f"fingerprint {config['base']}."
             )
-        attributes = [attribute_from_dict(entry) for entry in config["attributes"]]
-        fitted_on = config["fitted_on"]
+        if attributes is None and "attributes" in config:
+            attributes = {entry["name"]: attribute_from_dict(entry) for entry in config["attributes"]}
+        elif attributes is None and graph is not None:
+            attributes = {name: graph.attributes[name] for name in graph.labelled}
+        if attributes is None:
+            raise ValueError(
+                f"{source} has no {CONFIG} that says what captions name: pass attributes={{name: attribute, ...}} or graph=."
+            )
+        pipeline = Pipeline.from_pretrained(folder, base=base, variant=variant)
         editor = cls(
-            UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
-            CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
-            CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-            {attribute.name: attribute for attribute in attributes},
-            steps=config["steps"],
-            fitted_on=None if fitted_on is None else frozenset(fitted_on),
-            size=config["size"],
-            renderer_version=config["renderer_version"],
+            pipeline,
+            attributes,
+            inversion=inversion,
+            guidance=guidance,
+            template=config.get("template", TEMPLATE) if template is None else template,
+            accept=accept,
+            fitted_on=unpack(config.get("fitted_on")),
+            size=config.get("size", pipeline.size),
+            renderer_version=config.get("renderer_version"),
         )
-        if adapter is not None:
-            editor._merge(Path(adapter))
-        if steps is not None:
-            editor.steps, editor.fingerprint = steps, editor._fingerprint(steps)
-        return editor
+        return editor if adapter is None else editor.adapted(located(adapter))
 
-    def _merge(self, folder: Path) -> None:
+    def adapted(self, folder: Path) -> "DiffusionEditor":
+        """A copy with an adapter that :meth:`save_adapter` wrote merged into its weights.
+
+        Raises:
+            ValueError: the folder holds no adapter, or one of another base.
+        """
         config = _config(folder)
         if "base" not in config:
             raise ValueError(f"{folder} holds a whole editor and no adapter; open it with from_pretrained(folder).")
-        if config["base"] != self.fingerprint:
+        if config["base"] != self.weights_fingerprint:
             raise ValueError(
-                f"The adapter in {folder} was fitted to the base {config['base']}, this one is {self.fingerprint}; load "
-                "the base that it was fitted to."
+                f"The adapter in {folder} was fitted to the base {config['base']}, this one is "
+                f"{self.weights_fingerprint}; load the base that it was fitted to."
             )
-        self.unet.load_lora_adapter(folder, weight_name=ADAPTER, prefix=None)
-        self.unet.fuse_lora()
-        self.unet.unload_lora()
-        seen = config["fitted_on"]
-        self.fitted_on = None if self.fitted_on is None or seen is None else self.fitted_on | frozenset(seen)
-        self.fingerprint = self._fingerprint(self.steps)
+        unet = copy.deepcopy(self.unet)
+        unet.load_lora_adapter(folder, weight_name=ADAPTER, prefix=None)
+        unet.fuse_lora()
+        unet.unload_lora()
+        seen = unpack(config["fitted_on"])
+        return DiffusionEditor(
+            replace(self.pipeline, unet=unet), {entry["name"]: attribute_from_dict(entry) for entry in config["attributes"]},
+            inversion=self.inversion, guidance=self.guidance, template=self.template, accept=self.accept,
+            fitted_on=None if self.fitted_on is None or seen is None else self.fitted_on | seen, size=self.size,
+            renderer_version=self.renderer_version, autocast=self.autocast, cache=None if self.cache is None else self.cache.folder,
+        )  # fmt: skip
 
     @classmethod
     def from_shipped(cls, name: str = "diffusion-portable") -> "DiffusionEditor":
@@ -141,21 +219,18 @@ class DiffusionEditor:
             raise ValueError("This editor is a base with an adapter: write the adapter with save_adapter(...).")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        kind = torch.float16 if half else torch.float32
-        for name, model in (("unet", self.unet), ("text_encoder", self.text_encoder)):
-            copy.deepcopy(model).to(kind).save_pretrained(folder / name)
-        self.tokenizer.save_pretrained(folder / "tokenizer")
+        self.pipeline.save(folder, half=half)
         return _write_config(
             folder,
             attributes=[attribute.to_dict() for attribute in self.graph_attributes.values()],
-            steps=self.steps,
             size=self.size,
             renderer_version=self.renderer_version,
-            fitted_on=None if self.fitted_on is None else sorted(self.fitted_on),
+            template=self.template,
+            fitted_on=pack(self.fitted_on),
         )
 
     def save_adapter(self, folder: str | Path, *, base: str, fitted_on: frozenset[str] | None) -> Path:
-        """Write only the LoRA that :func:`~causal_cxr.editors.diffusion.fit.fit_adapter` fitted, in float16.
+        """Write only the LoRA that :func:`~causal_cxr.editors.finetune.finetune` fitted, in float16.
 
         Args:
             folder: for it and its ``editor.json``.
@@ -168,83 +243,138 @@ class DiffusionEditor:
         return _write_config(
             folder,
             base=base,
+            attributes=[attribute.to_dict() for attribute in self.graph_attributes.values()],
             renderer_version=self.renderer_version,
-            fitted_on=None if fitted_on is None else sorted(fitted_on),
+            fitted_on=pack(fitted_on),
         )
 
     def to(self, device: str | torch.device) -> "DiffusionEditor":
         """Compute there; images come and go on the CPU. Returns itself."""
-        self.unet.to(device), self.text_encoder.to(device)
+        self.pipeline.to(device)
         return self
 
+    @torch.no_grad()
     def abduct(self, images: Tensor, attributes: pd.DataFrame, *, seeds: np.ndarray) -> Abduction:
-        """Invert the images under their factual captions; deterministic, so ``seeds`` draw nothing.
+        """Invert the images under their factual captions.
 
         Raises:
             ValueError: image sides are not a multiple of the network's reduction.
         """
-        reduction = UNSHUFFLE * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        reduction = self.pipeline.reduction
         if images.shape[-1] % reduction or images.shape[-2] % reduction:
             raise ValueError(
                 f"Image sides must be multiples of {reduction}, got {tuple(images.shape[-2:])}; resize them."
             )
-        condition = self._condition(attributes, 0)
-        latent = heun(self._velocity(condition), to_latent(images).to(condition.device), 0.0, 1.0, self.steps)
-        return Abduction(attributes, latent, 2 * self.steps * len(images))
+        with self._counted() as denoiser:
+            space = self.pipeline.latents
+            latent = space.encode(images.to(self.pipeline.device))
+            denoiser.ledger.encode += len(images) * space.evaluations
+            drawn = [np.random.default_rng(int(seed)) for seed in seeds]
 
-    def edit(self, abduction: Abduction, target: pd.DataFrame, *, phrasing: int = 0, strength: float = 1.0) -> Edit:
-        """Draw the images under the captions of ``target``.
+            def noise() -> Tensor:
+                numbers = [rng.standard_normal(latent.shape[1:], np.float32) for rng in drawn]
+                return torch.from_numpy(np.stack(numbers)).to(latent.device)
 
-        ``strength`` scales the condition's step from the factual caption to the target's: 0 reconstructs, 1 asks for
-        the target, more extrapolates.
-        """
-        condition = self._condition(target, phrasing)
-        if strength != 1.0:
-            factual = self._condition(abduction.factual, phrasing)
-            condition = factual + strength * (condition - factual)
-        latent = heun(self._velocity(condition), abduction.state, 1.0, 0.0, self.steps)
-        return Edit.all_accepted(to_images(latent).cpu(), 2 * self.steps * len(target))
+            source = self.guidance.source(denoiser, self._describing(), attributes)
+            if self.cache is None:
+                trajectory = self.inversion.invert(source, latent, noise)
+            else:
+                weights = self.weights_fingerprint
+                trajectory = self.cache.invert(self.inversion, source, latent, noise, weights=weights, seeds=seeds)
+            trajectory = replace(trajectory, kept={**trajectory.kept, IMAGES: images})
+        return Abduction(attributes, trajectory, denoiser.ledger.evaluations)
 
     @torch.no_grad()
-    def _condition(self, table: pd.DataFrame, phrasing: int) -> Tensor:
-        texts = captions(table, self.graph_attributes, phrasing)
-        unique = sorted(set(texts))
-        states = encode(self.text_encoder, self.tokenizer, unique)
-        position = {text: i for i, text in enumerate(unique)}
-        return states[[position[text] for text in texts]]
+    def edit(self, abduction: Abduction, target: pd.DataFrame, *, phrasing: int = 0, strength: float = 1.0) -> Edit:
+        """Redraw the images under the captions of ``target``.
 
-    def _velocity(self, condition: Tensor) -> Any:
-        device = condition.device
+        ``strength`` scales the condition's step from the factual caption to the target's: 0 asks for what is, 1 for the
+        target, more extrapolates. Edits that ``accept`` rejects are returned with their images.
+        """
+        with self._counted() as denoiser:
+            request = Request(
+                denoiser, self._describing(), abduction.factual, target, abduction.state, phrasing, strength
+            )
+            latent = self.inversion.redraw(abduction.state, self.guidance.target(request))
+            images = self.pipeline.latents.decode(latent).cpu()
+            denoiser.ledger.decode += len(images) * self.pipeline.latents.evaluations
+        if self.accept is None:
+            return Edit.all_accepted(images, denoiser.ledger.evaluations)
+        accepted, reasons = self.accept(abduction.state.kept[IMAGES], images, abduction.factual, target)
+        return Edit(images, accepted, reasons, denoiser.ledger.evaluations)
 
-        @torch.no_grad()
-        def velocity(x: Tensor, t: float) -> Tensor:
-            with torch.autocast(device.type, torch.bfloat16, enabled=_fast_bfloat16(device)):
-                out = self.unet(
-                    x, torch.full((len(x),), 1000.0 * t, device=device), encoder_hidden_states=condition
-                ).sample
-            return out.float()
+    def _describing(self) -> Describe:
+        """For one call, in which no caption is encoded twice."""
+        return self.describe.remembering() if isinstance(self.describe, _Captions) else self.describe
 
-        return velocity
+    @contextmanager
+    def _counted(self) -> Iterator[Denoiser]:
+        """A denoiser whose ledger holds the work of one call; it is added to the editor's."""
+        device = self.pipeline.device
+        kind = _fastest(device) if self.autocast == "auto" else self.autocast
+        denoiser = Denoiser(self.unet, self.pipeline.process, kind)
+        yield denoiser
+        self.ledger += denoiser.ledger
 
-    def _fingerprint(self, steps: int) -> str:
-        settings = [steps, self.size, [a.to_dict() for a in self.graph_attributes.values()], self.tokenizer.get_vocab()]
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        for model in (self.unet, self.text_encoder):
+    def _weights_fingerprint(self) -> str:
+        digest = hashlib.sha256(self.pipeline.identity.encode())
+        for model in self.pipeline.models:
             for name, weight in sorted(model.state_dict().items()):
                 digest.update(name.encode())
                 digest.update(weight.to(torch.float16).cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    def _fingerprint(self) -> str:
+        named = json.dumps([a.to_dict() for a in self.graph_attributes.values()], sort_keys=True)
+        method = (
+            f"{named}|{self.weights_fingerprint}|{self.size}|{self.inversion!r}|{self.guidance!r}|{self.autocast}|"
+            f"{self.template}|{self.accept!r}"
+        )
+        return hashlib.sha256(method.encode()).hexdigest()[:16]
 
-def encode(text_encoder: Any, tokenizer: Any, texts: list[str]) -> Tensor:
-    """``(n, length, width)`` states of captions, padded to the tokenizer's length."""
-    tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").to(text_encoder.device)
-    return text_encoder(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).last_hidden_state
+
+@dataclass(frozen=True)
+class _Captions:
+    """Attribute rows in words, encoded; each distinct caption once a call, or while it is remembered."""
+
+    pipeline: Pipeline
+    attributes: Mapping[str, Attribute]
+    template: str = TEMPLATE
+    known: dict[str, Tensor] | None = None
+
+    def __call__(self, table: pd.DataFrame, phrasing: int = 0) -> Condition:
+        return self._encoded(self._said(table, phrasing))
+
+    def nothing(self, n: int) -> Condition:
+        return self._encoded([""] * n)
+
+    def tokens(self, table: pd.DataFrame, phrasing: int = 0) -> Tensor:
+        return self.pipeline.text.ids(self._said(table, phrasing))
+
+    def word(self, text: str) -> tuple[int, ...]:
+        special = set(self.pipeline.text.ids([""]).flatten().tolist())
+        return tuple(token for token in self.pipeline.text.ids([text])[0].tolist() if token not in special)
+
+    def remembering(self) -> "_Captions":
+        """One that encodes each caption once."""
+        return replace(self, known={})
+
+    def _said(self, table: pd.DataFrame, phrasing: int) -> list[str]:
+        return captions(table, self.attributes, phrasing, self.template)
+
+    def _encoded(self, texts: list[str]) -> Condition:
+        known = {} if self.known is None else self.known
+        new = sorted(set(texts) - known.keys())
+        for i in range(0, len(new), CHUNK):
+            chunk = new[i : i + CHUNK]
+            states = self.pipeline.text([*chunk, *[""] * (CHUNK - len(chunk))])
+            known.update(zip(chunk, states[: len(chunk)], strict=True))
+        return Condition(torch.stack([known[text] for text in texts]))
 
 
-def _fast_bfloat16(device: torch.device) -> bool:
+def _fastest(device: torch.device) -> torch.dtype | None:
     """CPUs without bfloat16 units emulate them, slower than float32."""
-    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() else None
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from causal_cxr.data.patients import pack, unpack
 from causal_cxr.editors.editor import Abduction, Edit
 from causal_cxr.editors.scm.hvae import HierarchicalVAE
 from causal_cxr.editors.scm.image_model import ImageModel
@@ -115,7 +116,7 @@ class SCMEditor:
             SCM.from_dict(config["scm"]),
             model,
             residual=config["residual"] if residual is None else residual,
-            fitted_on=None if config["fitted_on"] is None else frozenset(config["fitted_on"]),
+            fitted_on=unpack(config["fitted_on"]),
             renderer_version=config["renderer_version"],
         )
 
@@ -140,7 +141,7 @@ class SCMEditor:
             "image_model": self.image_model.settings,
             "residual": self.residual,
             "renderer_version": self.renderer_version,
-            "fitted_on": None if self.fitted_on is None else sorted(self.fitted_on),
+            "fitted_on": pack(self.fitted_on),
         }
         save_file(weights, folder / f"{WEIGHTS}.partial")
         (folder / f"{CONFIG}.partial").write_text(json.dumps(config, indent=1))

@@ -8,7 +8,7 @@ the predictors say of the *factual image* rather than to its label: hard labels 
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,7 @@ from causal_cxr.data.dataset import Dataset
 from causal_cxr.editors.resumable import ResumableFit, cosine
 from causal_cxr.editors.scm.editor import SCMEditor, conditions
 from causal_cxr.editors.scm.fit import WARM_UP, beta_at, complete_rows, read, shifted
+from causal_cxr.graphs import CausalGraph
 from causal_cxr.graphs.scm import SCM
 
 #: images ``(n, 1, h, w)`` -> the attribute's distribution over its codes, batch shape ``(n,)``; differentiable
@@ -49,6 +50,8 @@ def fine_tune(
     divergence_warm_up: int = 0,
     first_beta: float = 0.05,
     first_price: float = 0.1,
+    attribute_weights: Mapping[str, float] | None = None,
+    misreading: Mapping[str, float] | None = None,
     shift: int = 0,
     save_every: int = 200,
     checkpoint: Path | None = None,
@@ -71,11 +74,16 @@ def fine_tune(
         divergence_warm_up, first_beta: as in the fit: a ladder's fine latents are emptied, so that the coarse ones learn
             to make the edits, and filled again with the edits watched.
         first_price: Lagrange multiplier to begin with: of a nat of the bound, in nats of misreading.
+        attribute_weights: attribute -> weight of its misreading, 1 unless given. A sharp predictor's nats outnumber
+            those of levels, which then need more weight.
+        misreading: attribute -> nats, more than 0, by which its reading of edits may be worse than of factual images.
+            While one is worse, the price falls whatever the bound is: these edits come first. ``None``: the bound does.
         shift: as in the fit, see :func:`fit_image_model`.
         checkpoint: folder for resumable state, every ``save_every`` steps.
 
     Raises:
-        ValueError: a predictor of what the editor does not draw.
+        ValueError: a predictor of what the editor does not draw, a weight or limit for what no predictor reads, or a
+            limit that is not above 0.
     """
     from rich.progress import Progress
 
@@ -84,6 +92,14 @@ def fine_tune(
     if unknown or not predictors:
         shown = [name for name in graph.image_parents if name in graph.labelled]
         raise ValueError(f"Predictors are given for {unknown or 'nothing'}; the editor draws {shown}.")
+    weights, limits = dict(attribute_weights or {}), dict(misreading or {})
+    unread = sorted((set(weights) | set(limits)) - set(predictors))
+    if unread:
+        raise ValueError(
+            f"attribute_weights or misreading name {unread}; predictors are given for {sorted(predictors)}."
+        )
+    if any(limit <= 0 for limit in limits.values()):
+        raise ValueError(f"misreading is {limits}; give nats above 0.")
     rows, table = complete_rows(dataset, rows, graph)
     images = read(dataset, rows)
     model = copy.deepcopy(editor.image_model)
@@ -104,7 +120,7 @@ def fine_tune(
             recipe=(
                 "fine-tuning", editor.fingerprint, dataset.fingerprint, rows.tolist(), sorted(predictors), targets, steps,
                 seed, batch_size, learning_rate, ema, slack, divergence_warm_up,
-                first_beta, first_price, shift,
+                first_beta, first_price, weights, limits, shift,
             ),
         )  # fmt: skip
         if "keep" in fit.extra:
@@ -115,6 +131,18 @@ def fine_tune(
                 bounds = [model.bound(batch(chosen, steps + i), factual[chosen])[0] for i, chosen in enumerate(known)]
             keep, price = float(torch.stack(bounds).mean()) * shape[0] * shape[1], first_price
         allowed = slack * abs(keep)
+        if limits:
+            unedited = _Plan.draw(editor.scm, table, sorted(predictors), size, [seed, 0])
+            floors = []
+            for i in range(CALIBRATION):
+                chosen, _, _, moved = unedited.batch(i)
+                codes, seen = _codes(graph, table.iloc[chosen], predictors), batch(chosen, steps + i)
+                with torch.no_grad():
+                    floors.append(_misread(predictors, seen, seen, codes, moved, targets))
+            most = {
+                name: limit + float(torch.stack([floor[name] for floor in floors]).mean())
+                for name, limit in limits.items()
+            }
         plan: _Plan | None = None
         with Progress(transient=True) as progress:
             task = progress.add_task("counterfactual fine-tuning", total=steps, completed=fit.step)
@@ -126,12 +154,16 @@ def fine_tune(
                 beta = beta_at(step, divergence_warm_up, first_beta)
                 bound, noise = model.bound(seen, factual[chosen], beta)
                 edited, _ = model.decode(noise, target.to(device), shape)
-                error = _misread(predictors, seen, edited.clamp(0, 1), codes, moved, targets)
+                errors = _misread(predictors, seen, edited.clamp(0, 1), codes, moved, targets)
+                error = torch.stack([weights.get(name, 1.0) * each for name, each in errors.items()]).sum()
                 excess = bound * shape[0] * shape[1] - keep - allowed
                 fit.descend(error + price * excess, learning_rate * cosine(step, steps, WARM_UP))
                 if beta == 1:
-                    step_up = PRICE_RATE * float(np.clip(excess.item() / max(allowed, 1e-6), -1, 1))
-                    price = min(max(price * math.exp(step_up), LEAST_PRICE), MOST_PRICE)
+                    wanted = excess.item() / max(allowed, 1e-6)
+                    beyond = max(((errors[name].item() - most[name]) / limits[name] for name in limits), default=0.0)
+                    wanted = -beyond if beyond > 0 else wanted
+                    price *= math.exp(PRICE_RATE * float(np.clip(wanted, -1, 1)))
+                    price = min(max(price, LEAST_PRICE), MOST_PRICE)
                 progress.update(task, completed=step + 1, description=f"fine-tuning, misread {error.item():.2f} nats")
                 if (step + 1) % save_every == 0:
                     fit.extra = {
@@ -181,10 +213,7 @@ class _Plan:
             for other in {name, *scm.graph.descendants(name)} & set(names):
                 moved[other][here] = True
         target = pd.concat(parts).sort_index()
-        codes = {
-            name: torch.tensor(scm.graph.attributes[name].encode(target[name]), dtype=torch.float32) for name in names
-        }
-        return cls(rows, conditions(scm.graph, target), codes, moved)
+        return cls(rows, conditions(scm.graph, target), _codes(scm.graph, target, names), moved)
 
     def batch(self, step: int) -> tuple[np.ndarray, Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Rows, conditions, codes and what is moved, of one of the steps."""
@@ -194,6 +223,11 @@ class _Plan:
         return self.rows[step], self.target[here], codes, moved
 
 
+def _codes(graph: CausalGraph, table: pd.DataFrame, names: Iterable[str]) -> dict[str, Tensor]:
+    """Attribute -> ``(n,)`` codes."""
+    return {name: torch.tensor(graph.attributes[name].encode(table[name]), dtype=torch.float32) for name in names}
+
+
 def _misread(
     predictors: Mapping[str, Predictor],
     images: Tensor,
@@ -201,9 +235,9 @@ def _misread(
     codes: Mapping[str, Tensor],
     moved: Mapping[str, Tensor],
     targets: Literal["soft", "hard"],
-) -> Tensor:
-    """``()``, nats an image by which the predictors read the edited images as something else than intended."""
-    total = edited.new_zeros(())
+) -> dict[str, Tensor]:
+    """Attribute -> ``()``, nats an image by which its predictor reads the edited images as something else than intended."""
+    errors = {}
     for name, predictor in predictors.items():
         said = predictor(edited)
         error = -said.log_prob(codes[name].to(edited.device))
@@ -211,5 +245,5 @@ def _misread(
             with torch.no_grad():
                 before = predictor(images)
             error = torch.where(moved[name].to(edited.device), error, kl_divergence(before, said))
-        total = total + error.mean()
-    return total
+        errors[name] = error.mean()
+    return errors

@@ -29,6 +29,7 @@ FIRST_LOG_SCALE = -2.0  #: of a pixel, where a fit begins
 SOFTPLUS_OF_ONE = math.log(math.e - 1)  #: so that a posterior begins as wide as the prior
 #: (location and scale of z's prior, mean and deviation of its noise's posterior) -> z
 Choose = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+Upsampling = Literal["repeated", "learnt"]
 #: reduction of the sides, channels, rungs, channels of each rung's latent: finest first
 STAGES = ((2, 32, 2, 4), (4, 64, 2, 0), (8, 96, 2, 0), (32, 128, 2, 32))
 
@@ -107,7 +108,8 @@ class _Stage(nn.Module):
         rungs: how many.
         latent: channels of each rung's latent; 0 for none.
         finer: channels and ratio to the next finer stage, ``None`` for the finest.
-        coarser: channels of the next coarser stage, 0 for the coarsest.
+        coarser: channels of the next coarser stage and its ratio to this one, ``None`` for the coarsest.
+        upsampling: of what comes from it, see :class:`HierarchicalVAE`.
         own_prior: the prior has a stream of its own, which the attributes do not reach.
         last: no latent is finer than this stage's.
     """
@@ -119,7 +121,8 @@ class _Stage(nn.Module):
         latent: int,
         *,
         finer: tuple[int, int] | None,
-        coarser: int,
+        coarser: tuple[int, int] | None,
+        upsampling: Upsampling,
         own_prior: bool,
         last: bool,
         weight: float,
@@ -129,9 +132,13 @@ class _Stage(nn.Module):
         self.encoding = nn.ModuleList(
             _Block(width, width, max(width // 2, 8), attributes=False, weight=weight) for _ in range((rungs + 1) // 2)
         )
-        self.image = nn.Conv2d(coarser + 2, width, 1)
+        above, self.ratio = coarser or (0, 1)
+        self.image = nn.Conv2d(above + 2, width, 1)
         own_prior = own_prior and bool(latent or not last)
-        self.prior = nn.Conv2d(coarser + 2, width, 1) if own_prior else None
+        self.prior = nn.Conv2d(above + 2, width, 1) if own_prior else None
+        learnt = upsampling == "learnt" and above > 0
+        self.spread_image = nn.Conv2d(above, above * self.ratio**2, 1) if learnt else None
+        self.spread_prior = nn.Conv2d(above, above * self.ratio**2, 1) if learnt and own_prior else None
         self.rungs = nn.ModuleList(
             _LatentRung(width, latent, own_prior=own_prior, last=last and i == rungs - 1, weight=weight)
             if latent
@@ -148,11 +155,17 @@ class _Stage(nn.Module):
     def descend(
         self, prior: Tensor, image: Tensor, embedded: Tensor, seen: Tensor | None, choose: Choose
     ) -> tuple[Tensor, Tensor]:
-        image = self.image(placed(image))
-        prior = image if self.prior is None else self.prior(placed(prior))
+        image = self.image(placed(self._finer(image, self.spread_image)))
+        prior = image if self.prior is None else self.prior(placed(self._finer(prior, self.spread_prior)))
         for rung in self.rungs:
             prior, image = rung(image if self.prior is None else prior, image, embedded, seen, choose)
         return prior, image
+
+    def _finer(self, x: Tensor, spread: nn.Conv2d | None) -> Tensor:
+        """The coarser stage's stream at this stage's resolution; the coarsest stage's has no channels yet."""
+        if self.ratio == 1:
+            return x
+        return F.interpolate(x, scale_factor=self.ratio) if spread is None else F.pixel_shuffle(spread(x), self.ratio)
 
 
 def _scaled(convolution: nn.Conv2d, weight: float) -> nn.Conv2d:
@@ -179,9 +192,15 @@ class HierarchicalVAE(ImageModel):
             pixel.
         free_bits: nats a layer and image under which its divergence is not reduced further (Kingma et al., NeurIPS
             2016); keeps layers in use.
+        divergence_weights: of each stage's divergence in :meth:`bound`, finest first; ``None`` for 1. Less than 1 at the
+            coarsest draws shapes into its latents, less than 1 at the finest draws into its latents what pixel noise
+            would hold otherwise. With others than 1 the bound is a weighted one, not one of the evidence.
+        upsampling: from a stage to the next finer one: ``"repeated"``, each position's channels all over its block, or
+            ``"learnt"``, a linear map of them for each place within the block: from a single position, a dense layer.
 
     Raises:
-        ValueError: reductions that do not divide one another, no latent at all, or an unknown prior or likelihood.
+        ValueError: reductions that do not divide one another, no latent at all, weights that are not one a stage, or an
+            unknown prior, likelihood or upsampling.
     """
 
     def __init__(
@@ -191,18 +210,26 @@ class HierarchicalVAE(ImageModel):
         prior: Literal["exogenous", "mediator"] = "exogenous",
         likelihood: str = "discretised_gaussian",
         free_bits: float = 0.0,
+        divergence_weights: Sequence[float] | None = None,
+        upsampling: Upsampling = "repeated",
     ) -> None:
         super().__init__()
         if prior not in ("exogenous", "mediator"):
             raise ValueError(f"prior is {prior!r}; choose 'exogenous' or 'mediator'.")
         if likelihood not in LIKELIHOODS:
             raise ValueError(f"likelihood is {likelihood!r}; choose from {list(LIKELIHOODS)}.")
+        if upsampling not in ("repeated", "learnt"):
+            raise ValueError(f"upsampling is {upsampling!r}; choose 'repeated' or 'learnt'.")
         if not stages or any(b[0] % a[0] or b[0] <= a[0] for a, b in pairwise(stages)):
             raise ValueError(
                 f"stages have reductions {[stage[0] for stage in stages]}; give each as a multiple of the one before."
             )
         if not any(latent for _, _, _, latent in stages):
             raise ValueError("No stage has a latent; give one of them latent channels.")
+        if divergence_weights is not None and len(divergence_weights) != len(stages):
+            raise ValueError(
+                f"{len(divergence_weights)} divergence_weights for {len(stages)} stages; give one a stage."
+            )
         self.settings: dict[str, Any] = {
             "n_conditions": n_conditions,
             "stages": [list(stage) for stage in stages],
@@ -210,10 +237,15 @@ class HierarchicalVAE(ImageModel):
             "likelihood": likelihood,
             "free_bits": free_bits,
         }
+        # Fingerprints see the settings: those of editors fitted before there was a choice stay as they are.
+        if divergence_weights is not None:
+            self.settings["divergence_weights"] = list(divergence_weights)
+        if upsampling != "repeated":
+            self.settings["upsampling"] = upsampling
         self.mediator = prior == "mediator"
         reductions, widths, rungs, latents = zip(*stages, strict=True)
         self.stem, self.coarsest = reductions[0], reductions[-1]
-        self.ratios = [coarse // fine for fine, coarse in pairwise(reductions)]
+        ratios = [coarse // fine for fine, coarse in pairwise(reductions)]
         finest = min(i for i, channels in enumerate(latents) if channels)
         weight = sum(rungs) ** -0.5
         self.embed = nn.Sequential(
@@ -225,8 +257,9 @@ class HierarchicalVAE(ImageModel):
                 widths[i],
                 rungs[i],
                 latents[i],
-                finer=(widths[i - 1], self.ratios[i - 1]) if i else None,
-                coarser=widths[i + 1] if i + 1 < len(widths) else 0,
+                finer=(widths[i - 1], ratios[i - 1]) if i else None,
+                coarser=(widths[i + 1], ratios[i]) if i + 1 < len(widths) else None,
+                upsampling=upsampling,
                 own_prior=not self.mediator,
                 last=i <= finest,
                 weight=weight,
@@ -234,8 +267,9 @@ class HierarchicalVAE(ImageModel):
             for i in range(len(widths))
         )
         share = [i / (len(widths) - 1) for i in range(len(widths))] if len(widths) > 1 else [1.0]
-        self._coarseness = [  # of each latent, coarsest first: 1 to 0
-            share[i] for i in reversed(range(len(widths))) if latents[i] for _ in range(rungs[i])
+        weights = divergence_weights or [1.0] * len(widths)
+        self._counted = [  # of each latent, coarsest first: its coarseness, 1 to 0, and its divergence's weight
+            (share[i], weights[i]) for i in reversed(range(len(widths))) if latents[i] for _ in range(rungs[i])
         ]
         self.leave = _scaled(nn.Conv2d(widths[0], 2 * self.stem**2, 3, padding=1), 0.1)
 
@@ -279,18 +313,19 @@ class HierarchicalVAE(ImageModel):
         return self._pixels(self._descend(condition, shape, lambda *_: next(fixed)), shape)
 
     def bound(self, images: Tensor, condition: Tensor, beta: float = 1.0) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """See :meth:`ImageModel.bound`; a layer's divergence counts at least as its free bits.
+        """See :meth:`ImageModel.bound`; a layer's divergence counts at least as its free bits, times its stage's weight.
 
         While ``beta`` is under 1 the coarsest latents' divergence is weighted by it and the finest ones' by its inverse,
         those between geometrically, so that the ladder fills from the top. Filled from the bottom, shapes lie in fine
         latents, each knowing a few pixels, and no attribute can change one as a whole.
         """
-        spent, noise, coarseness = images.new_zeros(()), list[Tensor](), iter(self._coarseness)
+        spent, noise, counted = images.new_zeros(()), list[Tensor](), iter(self._counted)
 
         def infer(location: Tensor, scale: Tensor, mean: Tensor, std: Tensor) -> Tensor:
             nonlocal spent
             nats = divergence(mean, std).mean().clamp(min=self.settings["free_bits"])
-            spent = spent + beta ** (2 * next(coarseness) - 1) * nats
+            coarseness, weight = next(counted)
+            spent = spent + weight * beta ** (2 * coarseness - 1) * nats
             noise.append(mean + std * torch.randn_like(std))
             return location + scale * noise[-1]
 
@@ -350,8 +385,6 @@ class HierarchicalVAE(ImageModel):
         embedded = self.embed(condition)
         prior = image = condition.new_zeros(len(condition), 0, *(-(-side // self.coarsest) for side in shape))
         for i in reversed(range(len(self.stages))):
-            if image.shape[1]:
-                prior, image = (F.interpolate(x, scale_factor=self.ratios[i]) for x in (prior, image))
             stage = cast(_Stage, self.stages[i])
             prior, image = stage.descend(prior, image, embedded, seen[i] if seen else None, choose)
         return image

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny_pipelines import stable_diffusion
 from torch import Tensor
 
 from causal_cxr.data.tokenizer import build_tokenizer
@@ -14,7 +15,13 @@ from causal_cxr.editors import Editor
 from causal_cxr.editors.diffusion import DiffusionEditor, captions
 from causal_cxr.editors.diffusion import editor as module
 from causal_cxr.editors.diffusion.fit import build
-from causal_cxr.graphs import Binary, Continuous
+from causal_cxr.editors.diffusion.guidance import ClassifierFree
+from causal_cxr.editors.diffusion.inversion import Coupled, Heun
+from causal_cxr.editors.diffusion.latents import Unshuffled
+from causal_cxr.editors.diffusion.pipeline import Pipeline
+from causal_cxr.editors.diffusion.process import Process
+from causal_cxr.editors.diffusion.text import CLIPText
+from causal_cxr.graphs import Binary, CausalGraph, Continuous
 
 ATTRIBUTES = {
     attribute.name: attribute
@@ -34,7 +41,7 @@ EXACT = {"atol": 2e-5, "rtol": 0.0}
 @pytest.fixture(autouse=True)
 def in_float32(monkeypatch):
     """On every machine, so that tolerances can be those of float32."""
-    monkeypatch.setattr(module, "_fast_bfloat16", lambda device: False)
+    monkeypatch.setattr(module, "_fastest", lambda device: None)
 
 
 def made(seed: int = 0, **options) -> DiffusionEditor:
@@ -47,7 +54,23 @@ def made(seed: int = 0, **options) -> DiffusionEditor:
         for name, weight in unet.named_parameters():
             if "time_emb_proj.weight" in name:
                 weight *= 3
-    return DiffusionEditor(unet, text_encoder, tokenizer, ATTRIBUTES, **({"steps": STEPS, "size": 16} | options))
+    pipeline = Pipeline(unet, CLIPText(text_encoder, tokenizer), Unshuffled(), Process("flow"))
+    return DiffusionEditor(pipeline, ATTRIBUTES, **({"inversion": Heun(STEPS), "size": 16} | options))
+
+
+class Judge:
+    """Rejects edits that moved the image by more than a limit."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+
+    def __repr__(self) -> str:
+        return f"Judge({self.limit})"
+
+    def __call__(self, images, edited, factual, target):
+        moved = (edited - images).abs().mean(dim=(1, 2, 3))
+        self.seen = images, edited, factual, target
+        return (moved <= self.limit).numpy(), tuple("" if m <= self.limit else f"moved {m:.2f}" for m in moved)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +89,7 @@ def abduction(editor, images):
 
 
 def state(editor: DiffusionEditor) -> dict[str, Tensor]:
-    both = {"unet": editor.unet, "text_encoder": editor.text_encoder}
+    both = {"unet": editor.unet, "text_encoder": editor.pipeline.text.model}
     return {f"{part}.{name}": w.clone() for part, model in both.items() for name, w in model.state_dict().items()}
 
 
@@ -103,7 +126,7 @@ def test_an_edit_asks_for_its_target_and_a_null_edit_comes_close_to_the_image(ed
 
 def test_more_steps_invert_more_exactly(images):
     def error(steps: int) -> float:
-        editor = made(steps=steps)
+        editor = made(inversion=Heun(steps))
         back = editor.edit(editor.abduct(images, FACTUAL, seeds=SEEDS), FACTUAL).images
         return float((back - images).abs().mean())
 
@@ -128,12 +151,12 @@ def test_a_paraphrase_is_another_condition(editor, abduction):
 def test_an_edit_draws_nothing_new_and_leaves_its_inputs_as_they_were(editor, images):
     before, generator = images.clone(), torch.get_rng_state()
     once = editor.abduct(images, FACTUAL, seeds=SEEDS)
-    inverted = once.state.clone()
+    inverted = [latent.clone() for latent in once.state.latents]
     again = editor.abduct(images, FACTUAL, seeds=SEEDS + 100)
-    assert torch.equal(once.state, again.state)
+    assert all(map(torch.equal, once.state.latents, again.state.latents))  # Heun's way to noise draws nothing
     assert torch.equal(editor.edit(once, TARGET).images, editor.edit(once, TARGET).images)
     assert torch.equal(images, before)
-    assert torch.equal(once.state, inverted)
+    assert all(map(torch.equal, once.state.latents, inverted))
     assert torch.equal(torch.get_rng_state(), generator)
 
 
@@ -148,7 +171,7 @@ def test_a_row_does_not_depend_on_its_batch(editor, images):
 
 def test_bfloat16_rounds_and_changes_nothing_else(editor, images, abduction, monkeypatch):
     exact = editor.edit(abduction, TARGET).images
-    monkeypatch.setattr(module, "_fast_bfloat16", lambda device: True)
+    monkeypatch.setattr(module, "_fastest", lambda device: torch.bfloat16)
     rounded = editor.edit(editor.abduct(images, FACTUAL, seeds=SEEDS), TARGET).images
     assert rounded.dtype == torch.float32
     assert 0 < float((rounded - exact).abs().max()) < 0.02
@@ -173,6 +196,89 @@ def test_evaluations_are_those_of_the_network(editor, images):
         hook.remove()
 
 
+def test_chance_comes_from_the_seeds_alone_a_row_at_a_time(editor, images):
+    coupled = editor.using(inversion=Coupled(STEPS))
+
+    def edited(seeds: np.ndarray) -> Tensor:
+        return coupled.edit(coupled.abduct(images, FACTUAL, seeds=seeds), TARGET).images
+
+    once, other = edited(SEEDS), edited(SEEDS + np.array([0, 7, 0]))
+    assert torch.equal(once, edited(SEEDS))
+    assert torch.equal(once[[0, 2]], other[[0, 2]])
+    assert not torch.allclose(once[1], other[1], atol=1e-4)
+
+
+def test_coupled_an_edit_that_asks_for_nothing_returns_the_image_among_edits_that_do(editor, images):
+    coupled = editor.using(inversion=Coupled(STEPS))
+    abduction = coupled.abduct(images, FACTUAL, seeds=SEEDS)
+    mixed = pd.concat([TARGET.iloc[:1], FACTUAL.iloc[1:]])
+    edit = coupled.edit(abduction, mixed).images
+    torch.testing.assert_close(edit[1:], images[1:], atol=1e-6, rtol=0)
+    assert float((edit[0] - images[0]).abs().mean()) > 1e-3
+
+
+def test_each_distinct_caption_is_encoded_once_a_call(editor, images, monkeypatch):
+    many = pd.concat([FACTUAL] * 4, ignore_index=True)
+    seen: list[str] = []
+    text = editor.pipeline.text
+    encode = CLIPText.__call__
+    monkeypatch.setattr(CLIPText, "__call__", lambda self, texts: seen.extend(t for t in texts if t) or encode(self, texts))  # fmt: skip
+    guided = editor.using(guidance=ClassifierFree(2.0))
+    abduction = guided.abduct(images.repeat(4, 1, 1, 1), many, seeds=np.arange(12))
+    assert sorted(seen) == sorted(set(captions(many, ATTRIBUTES)))
+    seen.clear()
+    guided.edit(abduction, many.assign(view="AP"), strength=0.5)
+    assert sorted(seen) == sorted(set(captions(many, ATTRIBUTES)) | set(captions(many.assign(view="AP"), ATTRIBUTES)))
+    assert text is guided.pipeline.text
+
+
+def test_the_states_of_a_caption_do_not_depend_on_the_others(editor):
+    ages = FACTUAL.iloc[[0] * 20].assign(age=np.arange(40.0, 60.0))
+    together = editor.describe(ages).text
+    for rows in ([3], [19, 3], list(range(3, 14))):
+        assert torch.equal(editor.describe(ages.iloc[rows]).text, together[rows])
+
+
+def test_a_template_says_what_captions_name_and_so_what_can_be_set(images):
+    editor = made(template="chest x-ray[ , {view}]")
+    assert editor.attributes == {"view"}
+    abduction = editor.abduct(images, FACTUAL, seeds=SEEDS)
+    null, older = (editor.edit(abduction, table).images for table in (FACTUAL, FACTUAL.assign(age=80.0)))
+    assert torch.equal(null, older)
+    assert editor.fingerprint != made().fingerprint
+    with pytest.raises(ValueError, match=r"slot \{sex\} for no attribute"):
+        made(template="{sex}")
+
+
+def test_rejected_edits_are_returned_with_their_reasons(editor, images):
+    judge = Judge(0.0)
+    judged = editor.using(accept=judge)
+    abduction = judged.abduct(images, FACTUAL, seeds=SEEDS)
+    moved = (editor.edit(abduction, TARGET).images - images).abs().mean(dim=(1, 2, 3))
+    judge.limit = float(moved.median())
+    edit = judged.edit(abduction, TARGET)
+    assert torch.equal(edit.images, editor.edit(abduction, TARGET).images)
+    assert edit.accepted.tolist() == (moved <= judge.limit).tolist()
+    assert edit.accepted.sum() == 2
+    assert [reason != "" for reason in edit.reasons] == (~edit.accepted).tolist()
+    assert torch.equal(judge.seen[0], images)
+    assert judge.seen[2:] == (FACTUAL, TARGET) or judge.seen[3] is TARGET
+    assert made(accept=Judge(0.1)).fingerprint != made(accept=Judge(0.2)).fingerprint != editor.fingerprint
+
+
+def test_another_method_shares_the_weights_and_counts_its_own_work(editor, images):
+    other = editor.using(inversion=Coupled(2), guidance=ClassifierFree(3.0))
+    assert other.pipeline is editor.pipeline
+    assert other.weights_fingerprint == editor.weights_fingerprint
+    assert len({other.fingerprint, editor.fingerprint, editor.using(inversion=Coupled(2)).fingerprint}) == 3
+    before = editor.ledger.forward
+    abduction = other.abduct(images, FACTUAL, seeds=SEEDS)
+    edit = other.edit(abduction, TARGET)
+    assert (abduction.evaluations, edit.evaluations) == (2 * 3, 2 * 2 * 3)
+    assert other.ledger.forward == 18
+    assert editor.ledger.forward == before
+
+
 @pytest.mark.parametrize(("height", "width"), [(12, 16), (16, 20), (4, 4)])
 def test_sides_that_the_network_cannot_halve_are_refused(editor, height, width):
     with pytest.raises(ValueError, match=rf"multiples of 8, got \({height}, {width}\)"):
@@ -187,29 +293,34 @@ def test_other_sides_are_edited_as_they_are(editor):
 # Fingerprints and folders
 
 
-def test_the_fingerprint_follows_weights_attributes_and_steps(editor):
+def test_the_fingerprint_follows_weights_attributes_and_method(editor):
     assert made().fingerprint == editor.fingerprint
     assert made(seed=1).fingerprint != editor.fingerprint
-    assert made(steps=STEPS + 1).fingerprint != editor.fingerprint
-    parts = copy.deepcopy(editor.unet), copy.deepcopy(editor.text_encoder), editor.tokenizer
+    assert made(inversion=Heun(STEPS + 1)).fingerprint != editor.fingerprint
+    assert made(guidance=ClassifierFree(2.0)).fingerprint != editor.fingerprint
+    pipeline = copy.deepcopy(editor.pipeline)
+    options = {"inversion": Heun(STEPS), "size": 16}
     other = ATTRIBUTES | {"view": Binary("view", levels=("PA", "AP"))}
-    assert DiffusionEditor(*parts, other, steps=STEPS, size=16).fingerprint != editor.fingerprint
+    renamed = DiffusionEditor(pipeline, other, **options)
+    assert renamed.fingerprint != editor.fingerprint
+    assert renamed.weights_fingerprint == editor.weights_fingerprint  # an adapter fits whatever is named
+    assert DiffusionEditor(pipeline, ATTRIBUTES, **options).fingerprint == editor.fingerprint
     with torch.no_grad():
-        next(parts[1].parameters())[0, 0] += 0.1
-    assert DiffusionEditor(*parts, ATTRIBUTES, steps=STEPS, size=16).fingerprint != editor.fingerprint
+        next(pipeline.text.model.parameters())[0, 0] += 0.1
+    assert DiffusionEditor(pipeline, ATTRIBUTES, **options).fingerprint != editor.fingerprint
 
 
 def test_an_editor_is_saved_in_the_hubs_layout(editor, tmp_path):
     editor.save(tmp_path / "deep" / "er")
     files = {str(p.relative_to(tmp_path / "deep" / "er")) for p in tmp_path.rglob("*") if p.is_file()}
     assert files == {
-        "editor.json", "unet/config.json", f"unet/{WEIGHTS}", "text_encoder/config.json",
+        "editor.json", "model_index.json", "scheduler/scheduler_config.json", "unet/config.json", f"unet/{WEIGHTS}", "text_encoder/config.json",
         "text_encoder/model.safetensors", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json",
     }  # fmt: skip
 
 
 def test_saved_whole_an_editor_edits_to_the_same_bits(editor, images, abduction, tmp_path):
-    again = DiffusionEditor.from_pretrained(editor.save(tmp_path, half=False))
+    again = DiffusionEditor.from_pretrained(editor.save(tmp_path, half=False), inversion=Heun(STEPS))
     assert_same_weights(state(again), state(editor))
     assert again.fingerprint == editor.fingerprint
     edit = again.edit(again.abduct(images, FACTUAL, seeds=SEEDS), TARGET)
@@ -219,8 +330,8 @@ def test_saved_whole_an_editor_edits_to_the_same_bits(editor, images, abduction,
 def test_saved_in_half_precision_an_editor_keeps_its_fingerprint_and_edits_up_to_rounding(
     editor, images, abduction, tmp_path
 ):
-    once = DiffusionEditor.from_pretrained(editor.save(tmp_path / "once"))
-    twice = DiffusionEditor.from_pretrained(once.save(tmp_path / "twice"))
+    once = DiffusionEditor.from_pretrained(editor.save(tmp_path / "once"), inversion=Heun(STEPS))
+    twice = DiffusionEditor.from_pretrained(once.save(tmp_path / "twice"), inversion=Heun(STEPS))
     assert once.fingerprint == twice.fingerprint == editor.fingerprint
     assert_same_weights(state(once), state(twice))
     assert all(w.dtype == torch.float32 for w in once.unet.parameters())
@@ -232,19 +343,25 @@ def test_saved_in_half_precision_an_editor_keeps_its_fingerprint_and_edits_up_to
 
 
 def test_what_is_recorded_comes_back(tmp_path):
-    given = made(fitted_on=frozenset({"p2", "p1"}), renderer_version=7, steps=3, size=24)
+    given = made(fitted_on=frozenset({"p2", "p1"}), renderer_version=7, size=24, template="[{view}]{}")
     again = DiffusionEditor.from_pretrained(given.save(tmp_path))
-    for name in ("fitted_on", "renderer_version", "steps", "size", "graph_attributes", "attributes"):
+    for name in ("fitted_on", "renderer_version", "template", "size", "graph_attributes", "attributes"):
         assert getattr(again, name) == getattr(given, name), name
-    assert json.loads((tmp_path / "editor.json").read_text())["fitted_on"] == ["p1", "p2"]
+    stored = json.loads((tmp_path / "editor.json").read_text())
+    assert stored["fitted_on"] == [{"prefix": "p", "digits": 1, "numbers": "1-2"}]
+    (tmp_path / "editor.json").write_text(json.dumps(stored | {"fitted_on": ["p2", "q"]}))  # as it was written before
+    assert DiffusionEditor.from_pretrained(tmp_path).fitted_on == {"p2", "q"}
     unknown = DiffusionEditor.from_pretrained(made(fitted_on=None).save(tmp_path))
     assert unknown.fitted_on is None
     assert unknown.renderer_version is None
 
 
-def test_steps_can_be_chosen_at_loading(editor, images, tmp_path):
-    fast = DiffusionEditor.from_pretrained(editor.save(tmp_path), steps=2)
-    assert fast.abduct(images, FACTUAL, seeds=SEEDS).evaluations == 2 * 2 * 3
+def test_the_method_can_be_chosen_at_loading(editor, images, tmp_path):
+    fast = DiffusionEditor.from_pretrained(editor.save(tmp_path), inversion=Coupled(2), guidance=ClassifierFree(2.0))
+    abduction = fast.abduct(images, FACTUAL, seeds=SEEDS)
+    assert abduction.evaluations == 2 * 3
+    assert fast.edit(abduction, TARGET).evaluations == 2 * 2 * 3
+    assert fast.weights_fingerprint == editor.weights_fingerprint
     assert fast.fingerprint != editor.fingerprint
 
 
@@ -255,6 +372,67 @@ def test_saving_does_not_change_the_editor(editor, abduction, tmp_path):
     assert torch.equal(editor.edit(abduction, TARGET).images, edited)
 
 
-def test_a_folder_without_an_editor_is_refused_by_its_name(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nothing-here has no editor\.json"):
+def test_a_folder_that_is_not_there_is_refused_by_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nothing-here; give a folder, or owner/name"):
         DiffusionEditor.from_pretrained(tmp_path / "nothing-here")
+
+
+# Published pipelines
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("published")
+    stable_diffusion(folder)
+    return folder
+
+
+@pytest.mark.parametrize("inversion", [Coupled(3), Heun(3)])
+def test_a_published_pipeline_edits_through_its_autoencoder_and_counts_that(published, images, inversion):
+    editor = DiffusionEditor.from_pretrained(published, attributes=ATTRIBUTES, inversion=inversion)
+    assert (editor.size, editor.fitted_on, editor.renderer_version) == (16, None, None)
+    abduction = editor.abduct(images, FACTUAL, seeds=SEEDS)
+    edit = editor.edit(abduction, TARGET)
+    assert edit.images.shape == images.shape
+    assert (editor.ledger.encode, editor.ledger.decode) == (3, 3)
+    assert editor.ledger.evaluations == abduction.evaluations + edit.evaluations
+    if inversion.name == "coupled":  # what an edit that asks for nothing changes is the autoencoder's error alone
+        null = editor.edit(abduction, FACTUAL).images
+        space = editor.pipeline.latents
+        with torch.no_grad():
+            torch.testing.assert_close((null - images).abs().mean(dim=(1, 2, 3)), space.error(images))
+
+
+def test_what_captions_name_comes_from_attributes_or_graph_unless_the_editor_was_saved(published, tmp_path):
+    graph = CausalGraph(list(ATTRIBUTES.values()), [])
+    for given in ({"attributes": ATTRIBUTES}, {"graph": graph}):
+        editor = DiffusionEditor.from_pretrained(published, **given)
+        assert editor.graph_attributes == ATTRIBUTES
+    with pytest.raises(ValueError, match=r"no editor\.json that says what captions name: pass attributes=.* or graph="):
+        DiffusionEditor.from_pretrained(published)
+    saved = editor.save(tmp_path)
+    other = {"view": Binary("view", levels=("PA", "AP"))}
+    assert DiffusionEditor.from_pretrained(saved, graph=CausalGraph([other["view"]], [])).graph_attributes == ATTRIBUTES
+    assert DiffusionEditor.from_pretrained(saved, attributes=other).graph_attributes == other
+
+
+def test_an_editor_of_a_published_pipeline_keeps_its_bits_and_the_autoencoders_weights_count(
+    published, images, tmp_path
+):
+    editor = DiffusionEditor.from_pretrained(published, attributes=ATTRIBUTES, inversion=Coupled(2))
+    again = DiffusionEditor.from_pretrained(editor.save(tmp_path, half=False), inversion=Coupled(2))
+    assert again.fingerprint == editor.fingerprint
+    edits = [e.edit(e.abduct(images, FACTUAL, seeds=SEEDS), TARGET).images for e in (editor, again)]
+    assert torch.equal(*edits)
+    with torch.no_grad():
+        again.pipeline.latents.model.decoder.conv_out.bias += 0.1
+    assert DiffusionEditor(again.pipeline, ATTRIBUTES, inversion=Coupled(2), size=16).fingerprint != editor.fingerprint
+
+
+def test_a_caption_that_is_too_long_is_refused_by_name(published, images):
+    wordy = {"view": Binary("view", levels=("PA", "AP"), phrases={"PA": "posteroanterior " * 6, "AP": "AP"})}
+    editor = DiffusionEditor.from_pretrained(published, attributes=wordy, inversion=Coupled(1))
+    with pytest.raises(
+        ValueError, match=r"caption 'chest x-ray , posteroanterior .* tokens, the text encoder takes 77"
+    ):
+        editor.abduct(images, FACTUAL, seeds=SEEDS)

@@ -84,32 +84,36 @@ def test_what_is_not_moved_is_held_to_the_factual_reading_or_to_its_label() -> N
     images, table = DATA.images(ROWS[:40]), DATA.attributes.iloc[ROWS[:40]]
     codes = {name: torch.tensor(GRAPH.attributes[name].encode(table[name])).float() for name in PREDICTORS}
     still = {name: torch.zeros(40, dtype=torch.bool) for name in PREDICTORS}
-    assert float(_misread(PREDICTORS, images, images, codes, still, "soft")) == 0  # it is read as it was
-    labels = sum(-predictor(images).log_prob(codes[name]).mean() for name, predictor in PREDICTORS.items())
-    hard = _misread(PREDICTORS, images, images, codes, still, "hard")
-    torch.testing.assert_close(hard, labels)
+    soft = _misread(PREDICTORS, images, images, codes, still, "soft")
+    assert {name: float(error) for name, error in soft.items()} == {"level": 0, "side": 0}  # they are read as they were
+    labels = {name: -predictor(images).log_prob(codes[name]).mean() for name, predictor in PREDICTORS.items()}
+    torch.testing.assert_close(_misread(PREDICTORS, images, images, codes, still, "hard"), labels)
     moved = {name: torch.ones(40, dtype=torch.bool) for name in PREDICTORS}
-    torch.testing.assert_close(_misread(PREDICTORS, images, images, codes, moved, "soft"), hard)
+    torch.testing.assert_close(_misread(PREDICTORS, images, images, codes, moved, "soft"), labels)
 
 
-def test_a_killed_fine_tuning_goes_on_to_the_same_bits(fitted: SCMEditor, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "calls"), [({}, 9), ({"misreading": {"side": 0.01}, "attribute_weights": {"side": 2.0}}, 41)]
+)
+def test_a_killed_fine_tuning_goes_on_to_the_same_bits(
+    fitted: SCMEditor, tmp_path: Path, options: dict[str, object], calls: int
+) -> None:
     class PowerCutError(Exception):
         pass
 
-    whole = fine_tune(fitted, DATA, ROWS, PREDICTORS, steps=12, save_every=4, checkpoint=tmp_path / "whole")
-    calls = iter(range(9))
+    options = {"steps": 12, "save_every": 4, **options}
+    whole = fine_tune(fitted, DATA, ROWS, PREDICTORS, checkpoint=tmp_path / "whole", **options)
+    left = iter(range(calls))
 
     def failing(images: Tensor) -> Distribution:
-        if next(calls, None) is None:
+        if next(left, None) is None:
             raise PowerCutError
         return side(images)
 
     with pytest.raises(PowerCutError):
-        fine_tune(
-            fitted, DATA, ROWS, {"level": level, "side": failing}, steps=12, save_every=4, checkpoint=tmp_path / "part"
-        )
+        fine_tune(fitted, DATA, ROWS, {"level": level, "side": failing}, checkpoint=tmp_path / "part", **options)
     assert (tmp_path / "part/state.safetensors").exists()
-    again = fine_tune(fitted, DATA, ROWS, PREDICTORS, steps=12, save_every=4, checkpoint=tmp_path / "part")
+    again = fine_tune(fitted, DATA, ROWS, PREDICTORS, checkpoint=tmp_path / "part", **options)
     assert again.fingerprint == whole.fingerprint
 
 
@@ -118,3 +122,31 @@ def test_errors_name_the_offence(fitted: SCMEditor) -> None:
         fine_tune(fitted, DATA, ROWS, {"marker": side}, steps=1)
     with pytest.raises(ValueError, match="given for nothing"):
         fine_tune(fitted, DATA, ROWS, {}, steps=1)
+
+
+def test_while_edits_are_misread_the_bound_is_not_paid_for(fitted: SCMEditor) -> None:
+    """A bound that must grow better and edits that must be as good as real images cannot both be had."""
+    options = {"steps": 120, "learning_rate": 1e-3, "slack": -0.5, "first_price": 1.0}
+    bound_first, edits_first = (
+        fine_tune(fitted, DATA, ROWS, PREDICTORS, **options, misreading=limits) for limits in (None, {"level": 0.01})
+    )
+    assert misread(edits_first) < misread(bound_first)
+
+
+def test_an_attribute_of_more_weight_is_edited_better(fitted: SCMEditor) -> None:
+    little, much = (
+        fine_tune(fitted, DATA, ROWS, PREDICTORS, steps=60, learning_rate=1e-3, attribute_weights={"level": weight})
+        for weight in (0.0, 3.0)
+    )
+    assert misread(much) < misread(little)
+
+
+@pytest.mark.parametrize("option", ["attribute_weights", "misreading"])
+def test_a_weight_or_limit_needs_a_predictor(fitted: SCMEditor, option: str) -> None:
+    with pytest.raises(ValueError, match=r"name \['age'\]; predictors are given for \['level', 'side'\]"):
+        fine_tune(fitted, DATA, ROWS, PREDICTORS, steps=1, **{option: {"age": 1.0}})
+
+
+def test_a_limit_of_no_nats_is_refused(fitted: SCMEditor) -> None:
+    with pytest.raises(ValueError, match=r"misreading is {'level': 0.0}; give nats above 0"):
+        fine_tune(fitted, DATA, ROWS, PREDICTORS, steps=1, misreading={"level": 0.0})

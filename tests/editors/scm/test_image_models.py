@@ -13,6 +13,8 @@ MODELS = {
     "cvae, logistic": lambda: ConditionalVAE(3, width=16, likelihood="discretised_logistic"),
     "exogenous": lambda: HierarchicalVAE(3, **LADDER),
     "mediator": lambda: HierarchicalVAE(3, **LADDER, prior="mediator"),
+    "exogenous, learnt upsampling": lambda: HierarchicalVAE(3, **LADDER, upsampling="learnt"),
+    "mediator, learnt upsampling": lambda: HierarchicalVAE(3, **LADDER, prior="mediator", upsampling="learnt"),
 }
 
 
@@ -82,7 +84,7 @@ def test_only_mediating_latents_are_told_the_mediators_attributes() -> None:
         total = model.decode(noise, condition, (16, 16))[0]
         torch.testing.assert_close(model.decode(noise, condition, (16, 16), mediator=condition)[0], total)
         held = model.decode(noise, condition, (16, 16), mediator=other)[0]
-        assert torch.equal(held, total) == (name != "mediator")
+        assert torch.equal(held, total) == (not name.startswith("mediator"))
 
 
 def test_every_weight_takes_part_in_the_bound(model: ImageModel) -> None:
@@ -136,6 +138,46 @@ def test_free_bits_are_a_floor_of_each_layer() -> None:
     assert most - least == pytest.approx(len(plain.noise_shapes((16, 16))) * 1e4 / 256, rel=0.05)
 
 
+@torch.no_grad()
+def test_a_stage_s_divergence_counts_by_its_weight() -> None:
+    torch.manual_seed(0)
+    images, condition = batch()
+    weights = {name: [float(name == stage) for stage in range(4)] for name in range(4)} | {
+        "all": [1.0] * 4,
+        "none": [0.0] * 4,
+    }
+    bounds = {}
+    state = HierarchicalVAE(3, **LADDER).state_dict()
+    for name, each in weights.items():
+        model = HierarchicalVAE(3, **LADDER, divergence_weights=each)
+        model.load_state_dict(state)
+        torch.manual_seed(1)
+        bounds[name] = float(model.bound(images, condition)[0])
+    spent = {name: bound - bounds["none"] for name, bound in bounds.items()}
+    assert spent[2] == 0  # this stage has no latent
+    assert all(spent[stage] > 0 for stage in (0, 1, 3))
+    assert sum(spent[stage] for stage in range(4)) == pytest.approx(spent["all"], rel=1e-3)
+
+
+@torch.no_grad()
+def test_a_single_position_spreads_into_places_of_its_own() -> None:
+    torch.manual_seed(0)
+    stages = ((4, 16, 1, 0), (16, 16, 1, 3))
+    for upsampling, alike in (("repeated", True), ("learnt", False)):
+        stage = HierarchicalVAE(3, stages, upsampling=upsampling).stages[0]
+        finer = stage._finer(torch.randn(2, 16, 1, 1), stage.spread_image)
+        assert finer.shape == (2, 16, 4, 4)
+        assert torch.equal(finer, finer[..., :1, :1].expand_as(finer)) == alike
+
+
+def test_settings_name_only_what_was_chosen_so_that_old_fingerprints_stay() -> None:
+    assert not {"divergence_weights", "upsampling"} & set(HierarchicalVAE(3, **LADDER).settings)
+    chosen = {"divergence_weights": [0.5, 1.0, 1.0, 0.2], "upsampling": "learnt"}
+    model = HierarchicalVAE(3, **LADDER, **chosen)
+    assert chosen.items() <= model.settings.items()
+    HierarchicalVAE(**model.settings).load_state_dict(model.state_dict())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -143,6 +185,8 @@ def test_free_bits_are_a_floor_of_each_layer() -> None:
         ({"likelihood": "poisson"}, "likelihood is 'poisson'; choose from"),
         ({"stages": ((2, 16, 1, 2), (5, 16, 1, 2))}, r"reductions \[2, 5\]; give each as a multiple"),
         ({"stages": ((2, 16, 1, 0),)}, "No stage has a latent"),
+        ({"upsampling": "sharp"}, "upsampling is 'sharp'; choose"),
+        ({"divergence_weights": [1.0]}, "1 divergence_weights for 4 stages; give one a stage"),
     ],
 )
 def test_errors_name_the_offence_and_the_mend(arguments: dict[str, object], message: str) -> None:

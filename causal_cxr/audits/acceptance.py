@@ -1,0 +1,76 @@
+"""Which edits an editor stood by, in whom: a rejection that is commoner in one group biases what is learnt of it."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from statsmodels.stats.proportion import proportion_confint
+
+from causal_cxr.graphs import CausalGraph, Continuous
+
+COLUMNS = (
+    "editor",
+    "contrast",
+    "attribute",
+    "kind",
+    "group",
+    "level",
+    "n",
+    "accepted",
+    "rate",
+    "low",
+    "high",
+    "reasons",
+)
+
+
+def acceptance_rates(measurements: pd.DataFrame, attributes: pd.DataFrame, graph: CausalGraph) -> pd.DataFrame:
+    """Acceptance by editor, contrast and group of patients.
+
+    Args:
+        measurements: as :mod:`causal_cxr.audits.measure` writes them.
+        attributes: the dataset's labelled table, index = its rows.
+        graph: whose labelled attributes the groups are the levels of; numbers are halved at the edited images' median.
+
+    Returns:
+        One row an editor x contrast x kind x group: ``contrast`` is empty for null edits; ``group`` and ``level`` are an attribute
+        and its value before the edit, both empty for all edits. ``n`` edits that apply, of which ``accepted``; ``rate`` with
+        Wilson's 95% interval, ``low`` to ``high``; ``reasons`` for the rejected, the commonest first: a reason is told up to its
+        first number, so that "similarity 0.41 < 0.60" and "similarity 0.52 < 0.60" are one.
+    """
+    edits = measurements[(measurements["kind"] == "null") | (measurements["orientation"] != 0)]
+    edits = edits[edits["kind"] != "factual"]
+    groups = list(_groups(attributes.loc[np.sort(edits["row"].unique())], graph))
+    rows: list[tuple[Any, ...]] = []
+    for key, mine in edits.groupby(["editor", "contrast", "attribute", "kind"], sort=False):
+        for group, level, members in [("", "", edits["row"].unique()), *groups]:
+            of = mine[mine["row"].isin(members)]
+            if len(of):
+                n, accepted = len(of), int(of["accepted"].sum())
+                rows.append((*key, group, level, n, accepted, accepted / n, *map(float, proportion_confint(accepted, n, method="wilson")),
+                             _summary(of.loc[~of["accepted"], "reason"])))  # fmt: skip
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _groups(table: pd.DataFrame, graph: CausalGraph) -> Iterator[tuple[str, str, np.ndarray]]:
+    for name in graph.labelled:
+        attribute = graph.attributes[name]
+        if name not in table.columns:
+            continue
+        if isinstance(attribute, Continuous):
+            middle = table[name].median()
+            yield name, f"up to {middle:g}", table.index[table[name] <= middle].to_numpy()
+            yield name, f"over {middle:g}", table.index[table[name] > middle].to_numpy()
+        else:
+            for level in attribute.levels:
+                yield name, str(level), table.index[table[name] == level].to_numpy()
+
+
+def _summary(reasons: pd.Series) -> str:
+    kinds = Counter(
+        kind for reason in reasons for kind in {re.split(r"\s*-?\d", part)[0] for part in str(reason).split("; ")}
+    )
+    return "; ".join(f"{kind} ({n})" for kind, n in sorted(kinds.items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,12 @@
+from .belm import BELM as BELM
+from .coupled import Coupled as Coupled
+from .ddim import DDIM as DDIM
+from .ddpm import DDPM as DDPM
+from .edict import EDICT as EDICT
+from .heun import Heun as Heun
+from .inversion import Inversion as Inversion
+from .inversion import Trajectory as Trajectory
+from .negative_prompt import NegativePrompt as NegativePrompt
+from .null_text import NullText as NullText
+from .offsets import Offsets as Offsets
+from .registry import INVERSIONS as INVERSIONS

@@ -1,0 +1,210 @@
+"""Rejected edits: counted in each group, with reasons, and what they could change bounded."""
+
+import dataclasses
+import html
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from fakes import GRAPH, CornerDataset, CornerEditor, CornerReader
+
+from causal_cxr.audits import Audit, Report
+from causal_cxr.audits.acceptance import acceptance_rates
+from causal_cxr.audits.effects import paired_effect, rejection_bounds
+from causal_cxr.editors.editor import Edit
+from causal_cxr.graphs import Binary, CausalGraph, Continuous
+
+# Rates
+
+AGED = CausalGraph(
+    [Continuous("age", unit="years", low=0, high=100), Binary("view", levels=("PA", "AP"))], [("view", "image")]
+)
+TABLE = pd.DataFrame({"age": [20.0, 40.0, 60.0, 80.0, 99.0], "view": ["PA", "PA", "AP", "AP", "AP"]})
+
+
+def edits(kind: str, orientation: list[int], reasons: list[str], contrast: str = "") -> pd.DataFrame:
+    rows = np.arange(len(reasons))
+    return pd.DataFrame(
+        {"editor": "e", "row": rows, "patient": rows.astype(str), "contrast": contrast, "attribute": contrast[:4],
+         "kind": kind, "orientation": orientation, "accepted": [not reason for reason in reasons], "reason": reasons}
+    )  # fmt: skip
+
+
+MEASURED = pd.concat(
+    [
+        edits("factual", [0] * 5, ["unreadable: truncated", "", "", "", ""]),
+        edits("null", [0] * 4, ["", "", "", "blurred"]),
+        edits(
+            "total", [1, 1, -1, 0],
+            ["image-image similarity 0.41 < 0.60; image-text similarity 0.10 < 0.20", "image-image similarity 0.52 < 0.60", "", "blank"],
+            "view: PA -> AP",
+        ),
+    ]
+).assign(editor=lambda frame: frame["editor"].where(frame["kind"] != "factual", ""))  # fmt: skip
+
+
+def rates() -> pd.DataFrame:
+    return acceptance_rates(MEASURED, AGED.coerce(TABLE), AGED)
+
+
+def test_acceptance_is_counted_by_contrast_and_group_where_an_edit_applies():
+    found = rates().set_index(["kind", "group", "level"])[["n", "accepted", "rate"]]
+    assert {key: tuple(row) for key, row in zip(found.index, found.to_numpy(), strict=True)} == {
+        ("null", "", ""): (4, 3, 0.75),
+        ("null", "age", "up to 50"): (2, 2, 1.0), ("null", "age", "over 50"): (2, 1, 0.5),
+        ("null", "view", "PA"): (2, 2, 1.0), ("null", "view", "AP"): (2, 1, 0.5),
+        ("total", "", ""): (3, 1, 1 / 3),
+        ("total", "age", "up to 50"): (2, 0, 0.0), ("total", "age", "over 50"): (1, 1, 1.0),
+        ("total", "view", "PA"): (2, 0, 0.0), ("total", "view", "AP"): (1, 1, 1.0),
+    }  # fmt: skip
+
+
+def test_reasons_are_counted_whatever_their_numbers_the_commonest_first():
+    found = rates().set_index(["kind", "group", "level"])["reasons"]
+    assert found["total", "", ""] == "image-image similarity (2); image-text similarity (1)"
+    assert found["null", "", ""] == "blurred (1)"
+    assert found["null", "view", "PA"] == ""
+
+
+def test_a_rate_has_wilsons_interval():
+    row = rates().query("kind == 'null' and group == ''").iloc[0]
+    z, n, p = 1.959964, 4, 0.75
+    centre, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    np.testing.assert_allclose(
+        [row["low"], row["high"]], (np.array([centre - half, centre + half])) / (1 + z**2 / n), atol=1e-5
+    )
+
+
+def test_without_edits_there_are_no_rates():
+    found = acceptance_rates(MEASURED[MEASURED["kind"] == "factual"], AGED.coerce(TABLE), AGED)
+    assert found.empty
+    assert "rate" in found.columns
+
+
+# Bounds
+
+PATIENTS = np.arange(4)
+
+
+def bounds(edited, null, orientation, edited_known, null_known):
+    both = rejection_bounds(
+        np.array(edited), np.array(null), np.array(orientation), np.array(edited_known, dtype=bool),
+        np.array(null_known, dtype=bool), PATIENTS,
+    )  # fmt: skip
+    return tuple(effect.value for effect in both)
+
+
+EDITED, NULL = [0.9, 0.8, 0.3, 0.7], [0.1, 0.2, 0.6, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "edited_known", "null_known", "low", "high"),
+    [
+        (1, 1, 1, 0.3, 0.3),
+        (1, 0, 1, -0.2, 0.8),  # in [0 - 0.2, 1 - 0.2]
+        (-1, 0, 1, -0.8, 0.2),  # in [0.2 - 1, 0.2 - 0]
+        (1, 1, 0, -0.5, 0.5),  # in [0.5 - 1, 0.5 - 0]
+        (-1, 1, 0, -0.5, 0.5),
+        (1, 0, 0, -1.0, 1.0),
+        (-1, 0, 0, -1.0, 1.0),
+    ],
+)
+def test_a_rejected_score_may_be_anything_in_0_to_1(orientation, edited_known, null_known, low, high):
+    """Edited 0.5, null 0.2, of one image; the three others are accepted and differ by 0."""
+    found = bounds(
+        [0.5, 0.5, 0.5, 0.5], [0.5] * 3 + [0.2], [1, 1, 1, orientation], [1, 1, 1, edited_known], [1, 1, 1, null_known]
+    )
+    np.testing.assert_allclose(found, np.array([low, high]) / 4, atol=1e-12)
+
+
+def test_what_a_rejected_image_scores_is_not_looked_at():
+    known = [1, 0, 1, 1]
+    assert bounds(EDITED, NULL, [1] * 4, known, [1] * 4) == bounds(
+        [0.9, np.nan, 0.3, 0.7], NULL, [1] * 4, known, [1] * 4
+    )
+
+
+def test_where_all_is_accepted_both_bounds_are_the_paired_effect():
+    orientation = np.array([1, -1, 1, -1])
+    low, high = rejection_bounds(np.array(EDITED), np.array(NULL), orientation, *np.ones((2, 4), dtype=bool), PATIENTS)
+    assert low == high == paired_effect(orientation * (np.array(EDITED) - np.array(NULL)), PATIENTS)
+
+
+def test_bounds_hold_the_estimate_that_all_edits_would_have_given():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        edited, null = rng.uniform(size=(2, 40))
+        sign, known, patients = rng.choice([-1, 1], 40), rng.uniform(size=(2, 40)) < 0.8, rng.integers(0, 15, 40)
+        truth = paired_effect(sign * (edited - null), patients).value
+        low, high = rejection_bounds(edited, null, sign, *known, patients)
+        assert low.value <= truth <= high.value
+        assert high.value - low.value <= 2 * (1 - (known[0] & known[1]).mean()) + 1e-12
+
+
+# In an audit
+
+
+class ChoosyEditor(CornerEditor):
+    """Rejects what it makes of a third of the sick."""
+
+    fingerprint = "choosy"
+
+    def edit(self, abduction, target, *, phrasing=0, strength=1.0):
+        edit = super().edit(abduction, target, phrasing=phrasing, strength=strength)
+        bad = (abduction.factual["disease"] == 1).to_numpy() & (abduction.factual.index.to_numpy() % 3 == 0)
+        return Edit(edit.images, ~bad, tuple("similarity 0.1 < 0.6" if b else "" for b in bad), edit.evaluations)
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return Audit(GRAPH, [CornerReader()], n_edited=300).run(
+        {"choosy": ChoosyEditor(), "plain": CornerEditor()}, CornerDataset(1500), seed=1
+    )
+
+
+def test_an_audit_tells_acceptance_by_group(report):
+    choosy = report.acceptance[(report.acceptance["editor"] == "choosy") & (report.acceptance["kind"] == "total")]
+    by_group = choosy.groupby(["group", "level"])["rate"].min()
+    assert by_group["disease", "0"] == 1
+    assert by_group["disease", "1"] == pytest.approx(2 / 3, abs=0.1)
+    assert set(choosy.loc[choosy["accepted"] < choosy["n"], "reasons"].str.replace(r"\d+", "n", regex=True)) == {
+        "similarity (n)"
+    }
+    assert (report.acceptance.loc[report.acceptance["editor"] == "plain", "rate"] == 1).all()
+
+
+def test_effects_come_with_bounds_over_the_rejected(report):
+    choosy, plain = (report.edges[report.edges["editor"] == name] for name in ("choosy", "plain"))
+    assert (choosy["bound_low"] < choosy["editor_effect"]).all()
+    assert (choosy["editor_effect"] < choosy["bound_high"]).all()
+    assert (choosy["bound_low_95"] < choosy["bound_low"]).all()
+    assert (choosy["bound_high_95"] > choosy["bound_high"]).all()
+    np.testing.assert_allclose(choosy["rejected"], 1 / 6, atol=0.05)
+    width = (choosy["bound_high"] - choosy["bound_low"]) * choosy["slope"]
+    np.testing.assert_allclose(width, 2 * choosy["rejected"], atol=1e-6)  # both the edits and their nulls are rejected
+    assert (plain["rejected"] == 0).all()
+    for bound in ("bound_low", "bound_high"):
+        np.testing.assert_allclose(plain[bound], plain["editor_effect"])
+    whole, other = (frame.set_index(["contrast", "concept"]) for frame in (choosy, plain))
+    assert (whole["bound_low"] <= other["editor_effect"]).all()  # what the rejected would have shown is between
+    assert (other["editor_effect"] <= whole["bound_high"]).all()
+
+
+def test_the_page_shows_rates_reasons_and_bounds_and_says_where_there_are_none(report):
+    def words(markup: str) -> str:
+        return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", markup)).split())
+
+    page = words(report.to_html())
+    assert re.search(
+        r"choosy view: PA → AP \d+ 8\d% \[\d+%, \d+%\] disease 1 \d+% of \d+ · disease 0 100% of \d+ similarity \(\d+\)",
+        page,
+    )
+    assert re.search(r"1\d% of the edits were rejected ; whatever they would have shown, the effect lies between", page)
+    one = report.acceptance[report.acceptance["editor"] == "plain"]
+    none = dataclasses.replace(report, acceptance=one).to_html()
+    assert "No edit was rejected." in none
+
+
+def test_rates_are_saved_with_the_report(report, tmp_path):
+    pd.testing.assert_frame_equal(Report.load(report.save(tmp_path / "r")).acceptance, report.acceptance)
