@@ -35,7 +35,7 @@ from causal_cxr.data.phantom import Phantom
 from causal_cxr.data.tokenizer import build_tokenizer
 from causal_cxr.editors.diffusion import DiffusionEditor, captions
 from causal_cxr.editors.diffusion.denoiser import Denoiser
-from causal_cxr.editors.diffusion.editor import DEFAULT
+from causal_cxr.editors.diffusion.editor import default_inversion
 from causal_cxr.editors.diffusion.fit import TEXT_LENGTH, UNSHUFFLE, build
 from causal_cxr.editors.diffusion.guidance import ClassifierFree
 from causal_cxr.editors.diffusion.inversion import INVERSIONS, Inversion, NullText
@@ -191,17 +191,17 @@ def main() -> None:
     parser.add_argument("--channels", type=int, nargs="+", default=(64, 96, 128))
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--methods", nargs="+", default=list(INVERSIONS), choices=list(INVERSIONS))
-    parser.add_argument("--steps", type=int, help="of every method; their own unless given")
+    parser.add_argument("--steps", type=int, help="of every method that has one number of them; their own unless given")
     parser.add_argument("--seed", type=int, default=78)
     args = parser.parse_args()
     phantom = Phantom(args.images, "portable", seed=args.seed)
     asked = questions(phantom, np.arange(args.images), default_contrasts(phantom.graph, {"age": 20.0}))
-    own = {} if args.steps is None else {"steps": args.steps}
-    methods: dict[str, Inversion] = {name: INVERSIONS[name](**own) for name in args.methods}
-    default = replace(DEFAULT, **own)
-
+    methods: dict[str, Inversion] = {name: INVERSIONS[name]() for name in args.methods}
+    if args.steps is not None:
+        methods = {name: replace(m, steps=args.steps) if hasattr(m, "steps") else m for name, m in methods.items()}
     first = DiffusionEditor.from_shipped() if args.editor == "shipped" else DiffusionEditor.from_pretrained(args.editor)
-    first = first.using(inversion=default)
+    default = default_inversion(first.pipeline.process)
+    first = first.using(inversion=methods.get(default.name, default))
     second = (
         fitted_small(args.prediction, args.fit_images, args.fit_steps, tuple(args.channels), args.seed + 1)
         if args.second is None
@@ -210,7 +210,9 @@ def main() -> None:
     summary: dict[str, Any] = {"default": repr(default), "inversion": tabulated(first, phantom, asked, methods)}
     summary["second"] = tabulated(second, phantom, asked, methods)
     summary["second_predicts"] = second.pipeline.process.predicts
-    mine, theirs = (summary["second"].get(name) for name in (default.name, NullText.name))
+    mine, theirs = (
+        summary["second"].get(name) for name in (default_inversion(second.pipeline.process).name, NullText.name)
+    )
     if mine and theirs:
         summary["default_over_null_text"] = {
             figure: mine[figure] / theirs[figure] for figure in ("error", "evaluations", "seconds")

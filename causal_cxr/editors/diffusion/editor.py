@@ -22,8 +22,10 @@ from causal_cxr.editors.diffusion.denoiser import Condition, Denoiser, Ledger
 from causal_cxr.editors.diffusion.guidance import ClassifierFree, Describe, Guidance, Request
 from causal_cxr.editors.diffusion.hub import located
 from causal_cxr.editors.diffusion.inversion.coupled import Coupled
+from causal_cxr.editors.diffusion.inversion.handover import Handover
 from causal_cxr.editors.diffusion.inversion.inversion import Inversion
 from causal_cxr.editors.diffusion.pipeline import Pipeline
+from causal_cxr.editors.diffusion.process import Process
 from causal_cxr.editors.editor import Abduction, Edit
 from causal_cxr.graphs import Attribute, CausalGraph, attribute_from_dict
 
@@ -31,7 +33,6 @@ CONFIG = "editor.json"
 IMAGES = "images"  #: of a trajectory's ``kept``: the images themselves, for acceptance
 CHUNK = 8  #: captions are encoded so many at a time, so that a caption's states do not depend on the others
 ADAPTER = "pytorch_lora_weights.safetensors"  #: the name that diffusers gives a LoRA
-DEFAULT = Coupled(20)  #: the inversion with the least error to true counterfactuals: benchmarks/results/inversion.json
 
 
 class DiffusionEditor:
@@ -44,7 +45,7 @@ class DiffusionEditor:
     Args:
         pipeline: denoiser, text encoder, latent space and process.
         attributes: what captions name, in order.
-        inversion: the way to noise and back.
+        inversion: the way to noise and back; :func:`default_inversion` unless given.
         guidance: makes of a request what the image is redrawn under.
         template: of captions, see :mod:`~causal_cxr.editors.diffusion.captions`; what it cannot name cannot be set.
         accept: judges edits; those that it rejects are returned, and marked with its reasons.
@@ -69,7 +70,7 @@ class DiffusionEditor:
         pipeline: Pipeline,
         attributes: Mapping[str, Attribute],
         *,
-        inversion: Inversion = DEFAULT,
+        inversion: Inversion | None = None,
         guidance: Guidance | None = None,
         template: str = TEMPLATE,
         accept: Acceptance | None = None,
@@ -82,7 +83,7 @@ class DiffusionEditor:
     ) -> None:
         self.pipeline, self.graph_attributes = pipeline, dict(attributes)
         self.attributes, self.template, self.accept = named(attributes, template), template, accept
-        self.inversion, self.guidance = inversion, guidance or ClassifierFree()
+        self.inversion, self.guidance = inversion or default_inversion(pipeline.process), guidance or ClassifierFree()
         self.fitted_on, self.size, self.renderer_version = fitted_on, size, renderer_version
         self.autocast, self.ledger = autocast, Ledger()
         self.cache = None if cache is None else Abductions(Path(cache))
@@ -120,7 +121,7 @@ class DiffusionEditor:
         attributes: Mapping[str, Attribute] | None = None,
         graph: CausalGraph | None = None,
         template: str | None = None,
-        inversion: Inversion = DEFAULT,
+        inversion: Inversion | None = None,
         guidance: Guidance | None = None,
         accept: Acceptance | None = None,
         variant: str | None = None,
@@ -331,6 +332,11 @@ class DiffusionEditor:
             f"{self.template}|{self.accept!r}"
         )
         return hashlib.sha256(method.encode()).hexdigest()[:16]
+
+
+def default_inversion(process: Process) -> Inversion:
+    """The one with the least error to true counterfactuals: ``benchmarks/results/inversion.json``."""
+    return Handover() if process.predicts == "flow" else Coupled()
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from causal_cxr.editors.diffusion.inversion import (
     EDICT,
     INVERSIONS,
     Coupled,
+    Handover,
     Heun,
     Inversion,
     NegativePrompt,
@@ -101,6 +102,8 @@ def moved(method: Inversion, field: Captioned, target: Condition, scale: float =
 
 
 def works(method: type[Inversion], predicts: str) -> bool:
+    if method is Handover:
+        return predicts == "flow"
     return predicts != "flow" or method not in (BELM, DDPM)
 
 
@@ -127,7 +130,7 @@ def test_exact_methods_return_the_image_under_any_network(method, predicts, scal
 
 @pytest.mark.parametrize("predicts", PREDICTS)
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-@pytest.mark.parametrize("method", [Offsets, Coupled, DDPM])
+@pytest.mark.parametrize("method", [Offsets, Coupled, Handover, DDPM])
 def test_what_is_stored_is_exact_in_bfloat16_too(method, predicts, scale, unet):
     if works(method, predicts):
         rounded = Denoiser(unet, process(predicts), torch.bfloat16)
@@ -305,6 +308,26 @@ def test_evaluations_are_those_of_the_formula(method, there, back, scale):
     assert ledger.backward == 0
 
 
+def test_a_handover_costs_its_coupled_steps_and_the_followed_ones_twice():
+    field, method = Captioned(gaussian("flow").denoiser, MEANS), Handover(3, 2)
+    trajectory = method.invert(field, IMAGE, chance())
+    assert field.denoiser.ledger.forward == (3 + 8) * N
+    method.redraw(trajectory, field)
+    assert field.denoiser.ledger.forward == (3 + 8 + 3 + 4) * N
+
+
+@pytest.mark.parametrize("at", [0.0, 1.0, -0.2])
+def test_a_handover_is_on_the_way(at):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Handover(at=at)
+
+
+@pytest.mark.parametrize("predicts", ["epsilon", "v_prediction"])
+def test_a_handover_is_of_flows(predicts):
+    with pytest.raises(ValueError, match="handover works for flows"):
+        Handover().invert(gaussian(predicts), IMAGE, chance())
+
+
 def test_negative_prompts_cost_one_branch_there_and_two_back():
     field, method = scaled(3.0), NegativePrompt(6)
     trajectory = method.invert(field, IMAGE, chance())
@@ -345,6 +368,7 @@ def test_a_trajectory_starts_at_the_image_and_a_redraw_leaves_it_as_it_was(metho
 def test_the_registry_names_what_the_methods_call_themselves():
     assert set(INVERSIONS) == {
         "ddim", "belm", "edict", "ddpm", "offsets", "negative_prompt", "null_text", "heun", "coupled",
+        "handover",
     }  # fmt: skip
     assert all(method.name == name and repr(method()) == repr(method()) for name, method in INVERSIONS.items())
 

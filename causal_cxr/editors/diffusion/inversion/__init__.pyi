@@ -3,6 +3,7 @@ from .coupled import Coupled as Coupled
 from .ddim import DDIM as DDIM
 from .ddpm import DDPM as DDPM
 from .edict import EDICT as EDICT
+from .handover import Handover as Handover
 from .heun import Heun as Heun
 from .inversion import Inversion as Inversion
 from .inversion import Trajectory as Trajectory

@@ -7,7 +7,7 @@ nothing moves, so an edit that asks for nothing returns the image, bit for bit, 
 source's predictions are made once an image.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -38,25 +38,43 @@ class Coupled:
 
     def invert(self, source: Field, image: Tensor, noise: Callable[[], Tensor]) -> Trajectory:
         """See :class:`~causal_cxr.editors.diffusion.inversion.Inversion`; keeps the source's predictions."""
-        process = source.denoiser.process
-        times = process.times(self.steps)
-        latents = [image]
-        for t in times[1:]:
-            a, s = process.coefficients(t)
-            latents.append(a * image + s * noise())
-        said = torch.stack([source(x, t).clean for t, x in zip(times[1:], latents[1:], strict=True)])
-        return Trajectory(tuple(times), tuple(latents), {"source": said})
+        times = source.denoiser.process.times(self.steps)
+        latents, said = noised(source, image, times[1:], noise)
+        return Trajectory(tuple(times), (image, *latents), {"source": said})
 
     def redraw(self, trajectory: Trajectory, target: Field) -> Tensor:
         """Carry the image from noise back to itself, pushed by what the fields disagree on."""
-        process = target.denoiser.process
-        moved, image = torch.zeros_like(trajectory.image), trajectory.image
-        steps = list(zip(pairwise(trajectory.times), trajectory.latents[1:], trajectory.kept["source"], strict=True))
-        for (t_next, t), x, said in reversed(steps):
-            a, s = process.coefficients(t)
-            a_next, s_next = process.coefficients(t_next)
-            flows = process.predicts == "flow"
-            share = 1 - (t_next / t if flows else s_next * a / (s * a_next))
-            asked = target(x + moved if flows else x + a * moved, t).clean
-            moved = moved + share * (asked - said - moved)
-        return image + moved
+        change = carried(target, trajectory.times, trajectory.latents[1:], trajectory.kept["source"])
+        return trajectory.image + change
+
+
+def noised(
+    source: Field, image: Tensor, times: Sequence[float], noise: Callable[[], Tensor]
+) -> tuple[list[Tensor], Tensor]:
+    """The image noised to each time anew, and ``(times, n, channels, h, w)`` the images that the source's field sees there."""
+    latents = []
+    for t in times:
+        a, s = source.denoiser.process.coefficients(t)
+        latents.append(a * image + s * noise())
+    return latents, torch.stack([source(x, t).clean for t, x in zip(times, latents, strict=True)])
+
+
+def carried(target: Field, times: Sequence[float], latents: Sequence[Tensor], said: Tensor) -> Tensor:
+    """The change of the image, from the last of the times to the first.
+
+    Args:
+        target: of the edit.
+        times: increasing.
+        latents: at all times but the first.
+        said: what the source's field sees in them.
+    """
+    process = target.denoiser.process
+    flows, moved = process.predicts == "flow", torch.zeros_like(latents[0])
+    steps = list(zip(pairwise(times), latents, said, strict=True))
+    for (t_next, t), x, before in reversed(steps):
+        a, s = process.coefficients(t)
+        a_next, s_next = process.coefficients(t_next)
+        share = 1 - (t_next / t if flows else s_next * a / (s * a_next))
+        asked = target(x + moved if flows else x + a * moved, t).clean
+        moved = moved + share * (asked - before - moved)
+    return moved

@@ -29,18 +29,19 @@ class Heun:
         """See :class:`~causal_cxr.editors.diffusion.inversion.Inversion`; draws no noise."""
         times, latents = source.denoiser.process.times(self.steps), [image]
         for t, t_next in pairwise(times):
-            latents.append(_advance(source, latents[-1], t, t_next))
+            latents.append(advance(source, latents[-1], t, t_next))
         return Trajectory(tuple(times), tuple(latents))
 
     def redraw(self, trajectory: Trajectory, target: Field) -> Tensor:
         """Back along the target's field."""
         x = trajectory.latents[-1]
         for t, t_next in pairwise(reversed(trajectory.times)):
-            x = _advance(target, x, t, t_next)
+            x = advance(target, x, t, t_next)
         return x
 
 
-def _advance(field: Field, x: Tensor, t: float, t_next: float) -> Tensor:
+def advance(field: Field, x: Tensor, t: float, t_next: float) -> Tensor:
+    """One step of Heun's method along a field."""
     process = field.denoiser.process
     (now, scale), (then, then_scale) = clock(process, t), clock(process, t_next)
     h, here = then - now, slope(process, field(x, t), t)
