@@ -31,11 +31,11 @@ def run(monkeypatch, *arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory):
-    """150 phantoms as the release would have them: half with hidden labels, one torn, one too small, one in no row."""
+    """120 phantoms as the release would have them: half with hidden labels, one torn, one too small, one in no row."""
     folder = tmp_path_factory.mktemp("release")
-    phantom = Phantom(150, World.load("portable").changed(patients={"images": [1, 1]}), seed=9)
-    pixels = (phantom.images(np.arange(150))[:, 0].numpy() * 255).astype(np.uint8)
-    names = [f"{i:08d}_000.png" for i in range(150)]
+    phantom = Phantom(120, World.load("portable").changed(patients={"images": [1, 1]}), seed=9)
+    pixels = (phantom.images(np.arange(120))[:, 0].numpy() * 255).astype(np.uint8)
+    names = [f"{i:08d}_000.png" for i in range(120)]
     (folder / "images").mkdir()
     for name, picture in zip(names, pixels, strict=True):
         Image.fromarray(picture).save(folder / "images" / name)
@@ -49,7 +49,7 @@ def release(tmp_path_factory):
             "Image Index": names,
             "Finding Labels": np.where(table["effusion"] == 1, "Pneumonia", "No Finding"),
             "Follow-up #": 0,
-            "Patient ID": np.arange(150),
+            "Patient ID": np.arange(120),
             "Patient Age": table["age"].astype(int),
             "Patient Gender": table["sex"].map({"male": "M", "female": "F"}),
             "View Position": table["view"],
