@@ -335,7 +335,10 @@ class DiffusionEditor:
 
 
 def default_inversion(process: Process) -> Inversion:
-    """The one with the least error to true counterfactuals: ``benchmarks/results/inversion.json``."""
+    """Exact, least or near least in error to true counterfactuals, and lets go of what the target would not draw.
+
+    ``benchmarks/inversion.py`` puts all side by side.
+    """
     return Handover() if process.predicts == "flow" else Coupled()
 
 

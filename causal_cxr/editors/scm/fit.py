@@ -220,7 +220,7 @@ def main() -> None:
 - time: {minutes:.0f} minutes on one shared CPU core
 - pixel noise is replayed in full (`residual` 1): a null edit returns the image whatever the model, so composition says
   nothing about it
-- how close its counterfactuals come to the truth, beside the diffusion editor: `benchmarks/results/counterfactual_error.json`
+- how close its counterfactuals come to the truth, beside the diffusion editor: `benchmarks/results/editors.json`
 - not for: real radiographs, clinical use; a small model, not the best that a deep SCM can be
 """
     )
