@@ -193,6 +193,8 @@ def scored(task, editor, tmp_path, monkeypatch):
         "changes": {"digit": {"thickness": {"changed": 0.1}}},
     }
 
+    for setting in ("set_flush_denormal", "set_num_threads"):  # of the whole process, other tests' too
+        monkeypatch.setattr(torch, setting, lambda _: None)
     judges = argparse.Namespace(readings={}, fid=lambda *_: 0.0)
     rows = pd.Series([str(row) for row in range(TEST_ROWS[-1] + 1)])
     monkeypatch.setattr(benchmark, "MorphoMNIST", lambda folder: argparse.Namespace(patients=rows))
