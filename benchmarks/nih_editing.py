@@ -422,7 +422,7 @@ def fit_phase(
         editor = fit_diffusion(many, many.rows(parts["fitted"]), graph.attributes, **options)
     else:
         base = DiffusionEditor.from_shipped("diffusion-base")
-        start = DiffusionEditor(base.pipeline, graph.attributes, fitted_on=base.fitted_on)
+        start = base.using(attributes=graph.attributes)
         editor = finetune(start, many, many.rows(parts["fitted"]), what=Joint(), **options)
     publish(
         editor, args.folder / "editor", title="Diffusion editor of ChestX-ray14",

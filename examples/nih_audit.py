@@ -132,8 +132,7 @@ def main() -> None:
     checkpoints = args.out / "checkpoints"
     editors: dict[str, Editor] = {}
     if "diffusion" in args.editors:
-        base = DiffusionEditor.from_shipped("diffusion-base")
-        start = DiffusionEditor(base.pipeline, graph.attributes, fitted_on=base.fitted_on)
+        start = DiffusionEditor.from_shipped("diffusion-base").using(attributes=graph.attributes)
         editors["diffusion"] = finetune(
             start, dataset, fit_rows, what=Joint(), steps=args.steps, seed=args.seed, learning_rate=3e-4,
             checkpoint=checkpoints / "diffusion", device=args.device,

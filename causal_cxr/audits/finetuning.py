@@ -166,10 +166,9 @@ def _base(base: str, material: Material) -> DiffusionEditor:
     named = {name: material.graph.attributes[name] for name in material.graph.labelled}
     if editor.graph_attributes == named:
         return editor
-    return DiffusionEditor(
-        editor.pipeline, named, inversion=editor.inversion, guidance=editor.guidance, fitted_on=editor.fitted_on,
-        size=editor.size, renderer_version=material.renderer_version, template=editor.template, accept=editor.accept,
-    )  # fmt: skip
+    start = editor.using(attributes=named)
+    start.renderer_version = material.renderer_version
+    return start
 
 
 def _opened(base: str, graph: CausalGraph) -> DiffusionEditor:

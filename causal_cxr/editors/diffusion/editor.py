@@ -103,11 +103,20 @@ class DiffusionEditor:
         inversion: Inversion | None = None,
         guidance: Guidance | None = None,
         accept: Acceptance | None = None,
+        attributes: Mapping[str, Attribute] | None = None,
+        pipeline: Pipeline | None = None,
     ) -> "DiffusionEditor":
-        """The same weights, shared, edited with by another method."""
+        """Another editor that shares all that is not given, the weights among it."""
         other = copy.copy(self)
         other.inversion, other.guidance = inversion or self.inversion, guidance or self.guidance
-        other.accept, other.ledger = accept or self.accept, Ledger()
+        other.accept, other.ledger, other.provenance = accept or self.accept, Ledger(), {}
+        if attributes is not None or pipeline is not None:
+            other.pipeline = pipeline or self.pipeline
+            other.graph_attributes = dict(self.graph_attributes if attributes is None else attributes)
+            other.attributes = named(other.graph_attributes, self.template)
+            other.describe = _Captions(other.pipeline, other.graph_attributes, self.template)
+        if pipeline is not None:
+            other.weights_fingerprint = other._weights_fingerprint()
         other.fingerprint = other._fingerprint()
         return other
 
@@ -193,12 +202,10 @@ class DiffusionEditor:
         unet.fuse_lora()
         unet.unload_lora()
         seen = unpack(config["fitted_on"])
-        return DiffusionEditor(
-            replace(self.pipeline, unet=unet), {entry["name"]: attribute_from_dict(entry) for entry in config["attributes"]},
-            inversion=self.inversion, guidance=self.guidance, template=self.template, accept=self.accept,
-            fitted_on=None if self.fitted_on is None or seen is None else self.fitted_on | seen, size=self.size,
-            renderer_version=self.renderer_version, autocast=self.autocast, cache=None if self.cache is None else self.cache.folder,
-        )  # fmt: skip
+        named_by = {entry["name"]: attribute_from_dict(entry) for entry in config["attributes"]}
+        other = self.using(pipeline=replace(self.pipeline, unet=unet), attributes=named_by)
+        other.fitted_on = None if self.fitted_on is None or seen is None else self.fitted_on | seen
+        return other
 
     @classmethod
     def from_shipped(cls, name: str = "diffusion-portable") -> "DiffusionEditor":

@@ -43,12 +43,7 @@ def merged(editor: DiffusionEditor) -> DiffusionEditor:
     unet = copy.deepcopy(editor.unet)
     unet.fuse_lora()
     unet.unload_lora()
-    return DiffusionEditor(
-        replace(editor.pipeline, unet=unet), editor.graph_attributes, inversion=editor.inversion,
-        guidance=editor.guidance, fitted_on=editor.fitted_on, size=editor.size,
-        renderer_version=editor.renderer_version, autocast=editor.autocast, template=editor.template,
-        accept=editor.accept,
-    )  # fmt: skip
+    return editor.using(pipeline=replace(editor.pipeline, unet=unet))
 
 
 def card(editor: DiffusionEditor, *, title: str, data: str, command: str, use: str) -> str:
