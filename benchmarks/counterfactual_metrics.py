@@ -1,21 +1,20 @@
 """How good counterfactuals are where the truth is not known: composition, reversibility, effectiveness, what else moved.
 
 Definitions: Monteiro et al., ICLR 2023 (arXiv:2303.01274); Melistas et al., NeurIPS 2024 (arXiv:2403.20287). Editors and readings are
-arguments; images go through in batches, each row with its own seed, so that the batches do not matter.
+arguments. What the package measures too is measured by it, and told in grey levels here.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
-from causal_cxr.editors.editor import Abduction, Editor
+from causal_cxr.audits import fidelity
+from causal_cxr.editors.editor import Editor
 from causal_cxr.graphs import CausalGraph, Continuous
 
-BATCH = 250
 GREY = 255  #: grey levels to one unit of an image
 BINS = 10  #: of a continuous attribute, by its quantiles in the training table
 
@@ -38,75 +37,20 @@ class Counterfactuals:
     images: Tensor
 
 
-def abducted(editor: Editor, images: Tensor, factual: pd.DataFrame, *, seed: int) -> list[Abduction]:
-    """Infer what redraws the images, batch by batch.
-
-    Args:
-        editor: under test.
-        images: ``(n, 1, h, w)`` in [0, 1].
-        factual: ``n`` rows.
-        seed: the i-th image gets ``seed + i``.
-    """
-    seeds = seed + np.arange(len(images), dtype=np.int64)
-    batches = [slice(i, i + BATCH) for i in range(0, len(images), BATCH)]
-    return [editor.abduct(images[b], factual.iloc[b], seeds=seeds[b]) for b in batches]
-
-
-def redrawn(editor: Editor, abductions: Sequence[Abduction], target: pd.DataFrame) -> Tensor:
-    """``(n, 1, h, w)`` images of :func:`abducted` rows under their target attributes, ``n`` rows."""
-    ends = np.cumsum([len(one) for one in abductions])
-    return torch.cat(
-        [editor.edit(one, target.iloc[end - len(one) : end]).images for one, end in zip(abductions, ends, strict=True)]
-    )
-
-
-def composition(
-    editor: Editor, images: Tensor, factual: pd.DataFrame, *, cycles: Sequence[int] = (1, 10), seed: int
-) -> dict[int, float]:
-    """Mean absolute change in grey levels after so many null edits in a row; 0 is best.
-
-    Args:
-        editor: under test.
-        images: ``(n, 1, h, w)`` in [0, 1].
-        factual: ``n`` rows.
-        cycles: after which to look; each cycle edits what the last one gave.
-        seed: of the abductions.
-
-    Returns:
-        cycle -> mean over images and pixels, in 0..255.
-    """
-    made, distances = images, {}
-    for cycle in range(1, max(cycles) + 1):
-        made = redrawn(editor, abducted(editor, made, factual, seed=seed), factual)
-        if cycle in cycles:
-            distances[cycle] = _distance(made, images)
-    return distances
+def composition(editor: Editor, images: Tensor, factual: pd.DataFrame, *, seed: int) -> dict[int, float]:
+    """Cycle -> mean absolute change in grey levels, see :func:`causal_cxr.audits.fidelity.composition`."""
+    changes = fidelity.composition(editor, images, factual, seed=seed)
+    return {cycle: GREY * change for cycle, change in changes.items()}
 
 
 def reversibility(
     editor: Editor, images: Tensor, factual: pd.DataFrame, made: Iterable[Counterfactuals], *, seed: int
 ) -> dict[str, float]:
-    """Mean absolute change in grey levels after an edit and the edit back; 0 is best.
-
-    Args:
-        editor: under test.
-        images: ``(n, 1, h, w)`` in [0, 1].
-        factual: ``n`` rows.
-        made: counterfactuals of these images.
-        seed: of the abductions.
-
-    Returns:
-        attribute set -> mean over images and pixels, in 0..255.
-    """
-    distances = {}
-    for one in made:
-        back = redrawn(editor, abducted(editor, one.images, one.target, seed=seed), factual)
-        distances[one.attribute] = _distance(back, images)
-    return distances
-
-
-def _distance(made: Tensor, images: Tensor) -> float:
-    return GREY * float((made - images).abs().mean(dtype=torch.float64))
+    """Attribute set -> mean absolute change in grey levels, see :func:`causal_cxr.audits.fidelity.reversibility`."""
+    return {
+        one.attribute: GREY * fidelity.reversibility(editor, images, factual, one.images, one.target, seed=seed)
+        for one in made
+    }
 
 
 def bins_of(graph: CausalGraph, training: pd.DataFrame) -> dict[str, np.ndarray]:

@@ -51,6 +51,7 @@ from predictors import GIVEN, Predictor, family_of
 from record import record
 from torch import Tensor
 
+from causal_cxr.audits.fidelity import answers
 from causal_cxr.editors.scm.editor import SCMEditor
 from causal_cxr.editors.scm.fine_tune import fine_tune
 from causal_cxr.editors.scm.fit import fit_image_model
@@ -109,6 +110,7 @@ RECIPES = {
 }
 FIT: dict[str, Any] = {"learning_rate": 1e-3, "weight_decay": 0.01, "ema": 0.999, "patience": 8, "evaluate_every": 250}
 TUNING: dict[str, Any] = {"learning_rate": 1e-3}
+BATCH = 250  #: images a predictor reads at once
 SHIFT = 2  #: pixels, of the augmentation
 TEMPERATURE, OTHERS = 0.1, (0.0, 1.0)  #: of the pixel noise
 SUPPORTED, WITHIN = "intensity_in_support", 2.0  #: residual standard deviations
@@ -196,7 +198,7 @@ def _reading(predictor: torch.nn.Module) -> Reading:
         intensity = torch.tensor(intended["intensity"].to_numpy(), dtype=torch.float32)
         said = [
             predictor(batch, given) if told else predictor(batch)
-            for batch, given in zip(images.split(metrics.BATCH), intensity.split(metrics.BATCH), strict=True)
+            for batch, given in zip(images.split(BATCH), intensity.split(BATCH), strict=True)
         ]
         levels = isinstance(said[0], torch.distributions.Categorical)
         return torch.cat([one.probs if levels else one.mean for one in said]).numpy()
@@ -262,11 +264,15 @@ def score(editor: SCMEditor, task: Task, judges: Judges) -> tuple[dict[str, Any]
     """All figures of one editor but its times, as the module describes them, and the counterfactuals that gave them."""
     images, factual, seed = task.images, task.factual, task.seed
     composition = metrics.composition(editor, images, factual, seed=seed)
-    abductions = metrics.abducted(editor, images, factual, seed=seed)
-    made = {}
-    for kind, values in task.settings.items():
-        target = editor.scm.counterfactual(factual, {str(values.name): values.to_numpy()}, seed=seed)
-        made[kind] = Counterfactuals(kind, target, metrics.redrawn(editor, abductions, target))
+    targets = {
+        kind: editor.scm.counterfactual(factual, {str(values.name): values.to_numpy()}, seed=seed)
+        for kind, values in task.settings.items()
+    }
+    drawn = answers(editor, images, factual, list(targets.values()), seed=seed)
+    made = {
+        kind: Counterfactuals(kind, target, edited)
+        for (kind, target), edited in zip(targets.items(), drawn, strict=True)
+    }
     main = [made[name] for name in GRAPH.attributes]
     reversed_ = metrics.reversibility(editor, images, factual, main, seed=seed)
     mixed = torch.stack([main[which].images[i] for i, which in enumerate(task.chosen)])
@@ -313,7 +319,7 @@ def seconds_per_1000(editor: SCMEditor, task: Task) -> float:
     seconds = []
     for _ in range(3):
         begun = time.perf_counter()
-        metrics.redrawn(editor, metrics.abducted(editor, images, factual, seed=task.seed), target)
+        answers(editor, images, factual, [target], seed=task.seed)
         seconds.append(time.perf_counter() - begun)
     return float(np.median(seconds))
 
@@ -424,8 +430,8 @@ def contact_sheet(editor: SCMEditor, task: Task, *, images: int = 8, zoom: int =
     changes = [{name: end[name]} for name in low.index for end in (low, high)]
     changes += [{"digit": ((digit + step) % 10).to_numpy()} for step in (1, 4, 7)]
     targets = [factual, *(editor.scm.counterfactual(factual, change, seed=task.seed) for change in changes)]
-    abductions = metrics.abducted(editor, task.images[:images], factual, seed=task.seed)
-    columns = [task.images[:images], *(metrics.redrawn(editor, abductions, target) for target in targets)]
+    taken = task.images[:images]
+    columns = [taken, *answers(editor, taken, factual, targets, seed=task.seed)]
     sheet = torch.cat(columns, dim=3)[:, 0].flatten(0, 1)
     grey = (255 * sheet).round().byte().numpy().repeat(zoom, 0).repeat(zoom, 1)
     return Image.fromarray(grey)

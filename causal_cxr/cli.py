@@ -39,7 +39,7 @@ def demo(
         list[str] | None,
         typer.Option(help="diffusion, scm or oracle; may be given several times. Both shipped ones unless given."),
     ] = None,
-    images: Annotated[int, typer.Option(min=32, help="Images to edit.")] = 256,
+    images: Annotated[int, typer.Option(min=32, help="Images to edit.")] = 400,
 ) -> None:
     """Audit editors on a phantom whose truth is known."""
     from rich.console import Console
@@ -105,6 +105,7 @@ def finetune(
     patience: Annotated[int | None, typer.Option(min=1, help="Looks without a better one before it stops.")] = None,
     mixed_precision: Annotated[Precision, typer.Option(help="Of the network's computations.")] = "bf16",
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    graphs: Annotated[bool, typer.Option(help="On CUDA, launch kernels as one graph: faster.")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 7_002,
 ) -> None:
     """Fine-tune a diffusion editor, judged by effectiveness and leak on held-out patients."""
@@ -120,7 +121,7 @@ def finetune(
             material, out, base=base, what=what, rank=rank, attribute=attribute, balanced=balanced,
             own_captions=captions == "own", steps=steps, batch_size=batch, learning_rate=learning_rate,
             validate_every=validate_every or None, patience=patience, mixed_precision=mixed_precision, device=device,
-            seed=seed,
+            graphs=graphs, seed=seed,
         )  # fmt: skip
     except (ValueError, FileNotFoundError) as error:  # SpecError and WorldError are ValueErrors
         typer.echo(f"error: {error}", err=True)

@@ -111,6 +111,7 @@ def run_finetune(
     patience: int | None,
     mixed_precision: Literal["bf16", "no"],
     device: str,
+    graphs: bool,
     seed: int,
 ) -> DiffusionEditor:
     """Fine-tune, judge, and write weights, card and logs into ``out``; a killed run goes on.
@@ -144,7 +145,7 @@ def run_finetune(
         start, material.dataset, material.rows, what=trainable, steps=steps, batch_size=batch_size, seed=seed,
         weights=Balanced(graph, attribute) if balanced and attribute is not None else None,
         captions=Telling(names=names), learning_rate=learning_rate, watch=watch, mixed_precision=mixed_precision,
-        device=device, checkpoint=out / "checkpoint",
+        device=device, graphs=graphs, checkpoint=out / "checkpoint",
     )  # fmt: skip
     options: dict[str, Any] = {
         "base": base, "what": what, "rank": rank, "attribute": attribute, "captions": "own" if own_captions else "full",
@@ -154,7 +155,7 @@ def run_finetune(
     told = " ".join(f"--{name} {value}" for name, value in options.items() if value is not None)
     publish(
         fitted, out, title=f"Fine-tuned diffusion editor: {what}" + (f", {attribute}" if attribute else ""),
-        data=material.told, command=f"causal-cxr finetune {material.arguments} {told}{' --balanced' * balanced} --out DIR",
+        data=material.told, command=f"causal-cxr finetune {material.arguments} {told}{' --balanced' * balanced}{' --graphs' * graphs} --out DIR",
         use="auditing the dataset it was fitted to; not clinical use",
     )  # fmt: skip
     return fitted

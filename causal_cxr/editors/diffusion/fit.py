@@ -6,7 +6,7 @@ A world's adapter is then fitted on it by ``causal-cxr finetune``.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,14 @@ from causal_cxr.editors.finetune.publish import publish
 from causal_cxr.editors.finetune.trainable import Joint
 from causal_cxr.graphs import Attribute, Continuous
 
+CHANNELS = (64, 96, 128)  #: of the UNet, a resolution each
 UNSHUFFLE = 4  #: pixels a side folded into channels
+TIME_WIDTH = 256
 TEXT_WIDTH = 128
 TEXT_LENGTH = 32
 
 
-def build(tokenizer: Any, size: int, channels: tuple[int, ...]) -> tuple[Any, Any]:
+def build(tokenizer: Any, size: int, channels: tuple[int, ...] = CHANNELS, patch: int = UNSHUFFLE) -> tuple[Any, Any]:
     """A fresh UNet and CLIP text encoder.
 
     The caption reaches the network twice: by cross-attention, and pooled into the time embedding, so that every block at
@@ -51,7 +53,7 @@ def build(tokenizer: Any, size: int, channels: tuple[int, ...]) -> tuple[Any, An
     )  # fmt: skip
     cross = len(channels) - 1
     unet = UNet2DConditionModel(
-        sample_size=size // UNSHUFFLE, in_channels=UNSHUFFLE**2, out_channels=UNSHUFFLE**2,
+        sample_size=size // patch, in_channels=patch**2, out_channels=patch**2, time_embedding_dim=TIME_WIDTH,
         block_out_channels=channels, layers_per_block=1, cross_attention_dim=TEXT_WIDTH, attention_head_dim=4,
         down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * cross),
         up_block_types=(*("CrossAttnUpBlock2D",) * cross, "UpBlock2D"), norm_num_groups=16,
@@ -65,8 +67,10 @@ def fit_diffusion(
     rows: np.ndarray,
     attributes: Mapping[str, Attribute],
     *,
+    speaking_of: Iterable[Attribute] = (),
     seed: int = 0,
-    channels: tuple[int, ...] = (64, 96, 128),
+    channels: tuple[int, ...] = CHANNELS,
+    patch: int = UNSHUFFLE,
     renderer_version: int | None = None,
     **options: Any,
 ) -> DiffusionEditor:
@@ -76,30 +80,36 @@ def fit_diffusion(
         dataset: images (square, all of one size) and labelled attributes.
         rows: to fit on; the rest is never looked at.
         attributes: what captions name, in order; rows may miss some, their captions leave them out.
+        speaking_of: more attributes whose words get tokens of their own, for adapters that will name them.
         seed: of initial weights, batches, times and noise.
         channels: of the UNet, a resolution each.
+        patch: pixels a side folded into channels before the first of them.
         renderer_version: recorded, for phantoms.
         options: ``steps`` and more, see :func:`~causal_cxr.editors.finetune.finetune`.
     """
     if not len(rows):
         raise ValueError("There is no row to fit on; pass rows=np.arange(len(dataset)) or a part of them.")
     mine = dataset.attributes.iloc[rows]
-    corpus = [*captions(mine, attributes, 0), *captions(mine, attributes, 1), *_vocabulary(attributes)]
+    corpus = [
+        *captions(mine, attributes, 0),
+        *captions(mine, attributes, 1),
+        *_vocabulary([*attributes.values(), *speaking_of]),
+    ]
     tokenizer = build_tokenizer(corpus, TEXT_LENGTH)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet, text_encoder = build(tokenizer, dataset.images(rows[:1]).shape[-1], channels)
+        unet, text_encoder = build(tokenizer, dataset.images(rows[:1]).shape[-1], channels, patch)
     fresh = DiffusionEditor(
-        Pipeline(unet, CLIPText(text_encoder, tokenizer), Unshuffled(UNSHUFFLE), Process("flow")), attributes,
+        Pipeline(unet, CLIPText(text_encoder, tokenizer), Unshuffled(patch), Process("flow")), attributes,
         fitted_on=frozenset(), renderer_version=renderer_version,
     )  # fmt: skip
     return finetune(fresh, dataset, rows, what=Joint(), seed=seed, **options)
 
 
-def _vocabulary(attributes: Mapping[str, Attribute]) -> list[str]:
+def _vocabulary(attributes: Iterable[Attribute]) -> list[str]:
     """Every phrase, and every whole number of a continuous attribute's range: nothing an edit asks for is unknown."""
     words = []
-    for attribute in attributes.values():
+    for attribute in attributes:
         if isinstance(attribute, Continuous):
             values: list[Any] = list(np.arange(np.floor(attribute.low), np.ceil(attribute.high) + 1))
         else:
@@ -110,7 +120,7 @@ def _vocabulary(attributes: Mapping[str, Attribute]) -> list[str]:
 
 def main() -> None:
     """Fit on a phantom world, resumable, and write the editor with its model card."""
-    from causal_cxr.data.phantom import VERSION, Phantom
+    from causal_cxr.data.phantom import VERSION, Phantom, World
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--world", default="independent")
@@ -118,22 +128,27 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5_000)
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--learning-rate", type=float, default=Joint.learning_rate)
-    parser.add_argument("--channels", type=int, nargs="+", default=[64, 96, 128], help="of the UNet, a resolution each")
+    parser.add_argument("--channels", type=int, nargs="+", default=CHANNELS, help="of the UNet, a resolution each")
+    parser.add_argument("--patch", type=int, default=UNSHUFFLE, help="pixels a side folded into channels")
     parser.add_argument("--minutes", type=float, help="stop early after so much wall time")
     parser.add_argument("--seed", type=int, default=7_001)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--graphs", action="store_true", help="on CUDA, launch kernels as one graph: faster")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     phantom = Phantom(args.images, args.world, seed=args.seed)
+    graphs = [World.load(name).graph for name in World.names()]
     editor = fit_diffusion(
-        phantom, np.arange(len(phantom)), dict(phantom.graph.attributes), steps=args.steps, seed=args.seed,
-        batch_size=args.batch, learning_rate=args.learning_rate, channels=tuple(args.channels),
+        phantom, np.arange(len(phantom)), dict(phantom.graph.attributes),
+        speaking_of=[graph.attributes[name] for graph in graphs for name in graph.labelled], steps=args.steps, seed=args.seed,
+        batch_size=args.batch, learning_rate=args.learning_rate, channels=tuple(args.channels), patch=args.patch,
         renderer_version=VERSION, minutes=args.minutes, checkpoint=args.out / "checkpoint", device=args.device,
+        graphs=args.graphs,
     )  # fmt: skip
     command = (
         f"python -m causal_cxr.editors.diffusion.fit --world {args.world} --images {args.images} --steps {args.steps} "
-        f"--batch {args.batch} --learning-rate {args.learning_rate:g} --channels {' '.join(map(str, args.channels))} "
-        f"--seed {args.seed} --device {args.device} --out DIR"
+        f"--batch {args.batch} --learning-rate {args.learning_rate:g} --channels {' '.join(map(str, args.channels))} --patch {args.patch} "
+        f"--seed {args.seed} --device {args.device} {'--graphs ' * args.graphs}--out DIR"
     )
     publish(
         editor, args.out, title="Diffusion editor of the phantoms: the base", command=command,

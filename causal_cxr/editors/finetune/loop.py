@@ -1,7 +1,7 @@
 """The one loop behind every diffusion fit: whatever is trained, under whichever noising process."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,20 +9,24 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from causal_cxr.editors.diffusion.editor import DiffusionEditor
 from causal_cxr.editors.diffusion.pipeline import Pipeline
 from causal_cxr.editors.diffusion.process import Process
 from causal_cxr.editors.finetune.telling import Captions, Tokenised
-from causal_cxr.editors.finetune.watch import Log, Watch
-from causal_cxr.editors.resumable import ResumableFit, cosine
+from causal_cxr.editors.finetune.watch import Watch
+from causal_cxr.fitting.log import Log
+from causal_cxr.fitting.resumable import ResumableFit, cosine
 
 BATCH = 64
 EMA = 0.998  #: of 64 images a step, as many images remembered whatever the batch
 WARM_UP = 100
 SAVED_EVERY = 100  #: steps between two writings of the state, and over which the logged loss is a mean
 BETAS = (0.9, 0.99)
+
+Loss = Callable[[np.random.Generator, torch.Generator], Tensor]
+"""Of one step: draws its batch by these two, the second on the weights' device, and gives ``()``."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Recipe:
         ema: share of the running average that a step of :data:`BATCH` images leaves.
         mixed_precision: ``bf16`` or ``no``.
         device: to fit on.
+        graphs: on CUDA, launch the network's kernels as one graph; small networks are bound by their launches.
         minutes: stop early after so much wall time; a checkpoint goes on from there.
         checkpoint: folder for the state and the logs ``loss.jsonl`` and ``validation.jsonl``.
     """
@@ -50,12 +55,15 @@ class Recipe:
     ema: float = EMA
     mixed_precision: Literal["bf16", "no"] = "bf16"
     device: str | torch.device = "cpu"
+    graphs: bool = False
     minutes: float | None = None
     checkpoint: Path | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError(f"A fit has one step or more of one image or more, got {self.steps} of {self.batch_size}.")
+        if self.graphs and torch.device(self.device).type != "cuda":
+            raise ValueError(f"Graphs of kernels are CUDA's; leave graphs out on device={str(self.device)!r}.")
 
     def accelerator(self) -> Any:
         """Accelerate's, for one process.
@@ -117,14 +125,63 @@ def train(
     Raises:
         ValueError: the checkpoint is of another fit; the validation lacks what ``watch.select`` names.
     """
-    from rich.progress import Progress
-
     accelerator = recipe.accelerator()
     device = accelerator.device
     pipeline.to(device)
     encode = _encoder(pipeline, any(name.startswith("text") for name in trained))
     tokenised = Tokenised(pipeline.text)
+    cumulated = None if chances is None else np.cumsum(chances / chances.sum())
+    network: nn.Module = _Network(pipeline.unet)
+    uncaptured = recipe.graphs
+
+    def loss(draw: np.random.Generator, generator: torch.Generator) -> Tensor:
+        nonlocal network, uncaptured
+        picked = _picked(draw, len(latents), recipe.batch_size, cumulated)
+        tokens = _moved(tokenised(captions.drawn(picked, draw)), device)
+        x = latents[_moved(torch.from_numpy(picked), device)].float()
+        noise = torch.randn(x.shape, generator=generator, device=device)
+        said, a, s = _times(pipeline.process, len(x), generator)
+        with accelerator.autocast():
+            given = (a * x + s * noise, said, encode(tokens))
+        if uncaptured:
+            network, uncaptured = _captured(network, given, half=recipe.mixed_precision == "bf16"), False
+        with accelerator.autocast():
+            output = network(*given)
+        return torch.nn.functional.mse_loss(output.float(), pipeline.process.target(x, noise, a, s))
+
+    models = (pipeline.unet, pipeline.text.model)
+    return descend(trained, loss, recipe, models, identity=identity, watch=watch, editor=editor)
+
+
+def descend(
+    trained: Mapping[str, Tensor],
+    loss: Loss,
+    recipe: Recipe,
+    models: Sequence[nn.Module],
+    *,
+    identity: tuple[object, ...],
+    watch: Watch | None = None,
+    editor: Callable[[], Any] | None = None,
+) -> History:
+    """Fit weights by any loss; they end as their running average.
+
+    Killed or not, a fit comes to the same bits: each step has its own generators, and the state is written as it goes.
+
+    Args:
+        trained: weights, by name, on the device.
+        loss: of a step.
+        recipe: how long, how fast, and where the state is kept.
+        models: networks that are in training mode meanwhile, and in evaluation mode after.
+        identity: all else that the fit depends on, for resumption.
+        watch, editor: judge ``editor()`` while it runs.
+
+    Raises:
+        ValueError: the checkpoint is of another fit; the validation lacks what ``watch.select`` names.
+    """
+    from rich.progress import Progress
+
     weights, decay = list(trained.values()), recipe.weight_decay
+    device = weights[0].device
     fit = ResumableFit(
         trained,
         torch.optim.AdamW(weights, lr=recipe.learning_rate, betas=BETAS, weight_decay=decay),
@@ -138,8 +195,7 @@ def train(
     # Losses since the last log: the curve survives a kill.
     recent = list(fit.extra.pop("recent", torch.empty(0)).to(device))
     last, begun, stopped = float(fit.extra.get("loss", torch.tensor(float("nan")))), time.monotonic(), ""
-    cumulated = None if chances is None else np.cumsum(chances / chances.sum())
-    with Progress(transient=True) as progress, _training(pipeline):
+    with Progress(transient=True) as progress, _training(models):
         bar = progress.add_task("fitting", total=recipe.steps, completed=fit.step)
         for step in range(fit.step, recipe.steps):
             if judged.out_of_patience:
@@ -147,16 +203,9 @@ def train(
             # One generator a step: a resumed fit draws what the uninterrupted one would have drawn.
             draw = np.random.default_rng([recipe.seed, step])
             generator = torch.Generator(device).manual_seed(int(draw.integers(2**62)))
-            picked = _picked(draw, len(latents), recipe.batch_size, cumulated)
-            tokens = _moved(tokenised(captions.drawn(picked, draw)), device)
-            x = latents[_moved(torch.from_numpy(picked), device)].float()
-            noise = torch.randn(x.shape, generator=generator, device=device)
-            said, a, s = _times(pipeline.process, len(x), generator)
-            with accelerator.autocast():
-                output = pipeline.unet(a * x + s * noise, said, encoder_hidden_states=encode(tokens)).sample
-            loss = torch.nn.functional.mse_loss(output.float(), pipeline.process.target(x, noise, a, s))
-            fit.descend(loss, recipe.learning_rate * cosine(step, recipe.steps, WARM_UP))
-            recent.append(loss.detach())
+            error = loss(draw, generator)
+            fit.descend(error, recipe.learning_rate * cosine(step, recipe.steps, WARM_UP))
+            recent.append(error.detach())
             progress.update(bar, advance=1)
             late = recipe.minutes is not None and time.monotonic() - begun > 60 * recipe.minutes
             done = step + 1 == recipe.steps
@@ -166,7 +215,7 @@ def train(
                 losses.add(step=fit.step, loss=last)
             looked = watch is not None and editor is not None and ((step + 1) % watch.every == 0 or done)
             if looked and editor is not None:
-                with _resting(pipeline), fit.averaged():
+                with _resting(models), fit.averaged():
                     judged.look(editor())
             if (step + 1) % SAVED_EVERY == 0 or done or late or looked:
                 fit.extra |= {"recent": torch.stack(recent)} if recent else {}
@@ -255,18 +304,42 @@ def _encoder(pipeline: Pipeline, trained: bool) -> Callable[[Tensor], Tensor]:
 
 
 @contextmanager
-def _training(pipeline: Pipeline) -> Iterator[None]:
-    pipeline.unet.train(), pipeline.text.model.train()
+def _training(models: Sequence[nn.Module]) -> Iterator[None]:
+    for model in models:
+        model.train()
     try:
         yield
     finally:
-        pipeline.unet.eval(), pipeline.text.model.eval()
+        for model in models:
+            model.eval()
 
 
 @contextmanager
-def _resting(pipeline: Pipeline) -> Iterator[None]:
-    pipeline.unet.eval(), pipeline.text.model.eval()
+def _resting(models: Sequence[nn.Module]) -> Iterator[None]:
+    for model in models:
+        model.eval()
     try:
         yield
     finally:
-        pipeline.unet.train(), pipeline.text.model.train()
+        for model in models:
+            model.train()
+
+
+class _Network(nn.Module):
+    """A UNet from tensors to a tensor."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x: Tensor, time: Tensor, states: Tensor) -> Tensor:
+        return self.unet(x, time, encoder_hidden_states=states).sample
+
+
+def _captured(network: nn.Module, given: tuple[Tensor, ...], *, half: bool) -> nn.Module:
+    """The network, forward and backward, as CUDA graphs for inputs shaped as these."""
+    examples = tuple(one.detach().clone().requires_grad_(one.requires_grad) for one in given)
+    # What is cast must be cast anew in every replay, as weights change in between.
+    with torch.autocast("cuda", torch.bfloat16, enabled=half, cache_enabled=False):
+        captured: Any = torch.cuda.make_graphed_callables(network, examples, allow_unused_input=True)
+    return captured

@@ -1,9 +1,7 @@
 """Watching a fit: judged on held-out patients every so often, the best kept, stopped when it gets no better."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -55,28 +53,3 @@ class Watch:
             raise ValueError(
                 f"select={self.select!r} is no arithmetic over the validation's {sorted(numbers)}: {problem}."
             ) from None
-
-
-class Log:
-    """A JSON line an entry, each with the step; a resumed fit forgets what lies beyond the step it goes on from.
-
-    Args:
-        file: ``None`` keeps none.
-        step: done so far.
-    """
-
-    def __init__(self, file: Path | None, step: int) -> None:
-        self.file = file
-        if file is None or not file.exists():
-            return
-        kept = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= step]
-        partial = file.with_name(f"{file.name}.partial")
-        partial.write_text("".join(f"{line}\n" for line in kept))
-        partial.rename(file)
-
-    def add(self, **entry: float) -> None:
-        """One line more."""
-        if self.file is not None:
-            self.file.parent.mkdir(parents=True, exist_ok=True)  # the first entry may come before the first state
-            with self.file.open("a") as log:
-                log.write(json.dumps(entry) + "\n")

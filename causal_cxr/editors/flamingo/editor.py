@@ -46,6 +46,7 @@ class FlamingoEditor:
 
     Attributes:
         fitted_on: patients of both fits, and those on the exemplars.
+        provenance: how the layers were fitted, where that was just now.
 
     Raises:
         ValueError: the network stands on another base.
@@ -68,7 +69,7 @@ class FlamingoEditor:
                 "The network stands on another UNet than the base's; make it with ExemplarUNet(base.unet)."
             )
         self.base, self.network, self.exemplars, self.scale = base, network, dict(exemplars or {}), scale
-        self.layers_fitted_on = fitted_on
+        self.layers_fitted_on, self.provenance = fitted_on, dict[str, Any]()
         self.attributes = base.attributes | frozenset(self.exemplars)
         seen = [base.fitted_on, fitted_on, *(shown.patients for shown in self.exemplars.values())]
         known = [patients for patients in seen if patients is not None]

@@ -5,8 +5,6 @@ python -m causal_cxr.editors.flamingo.fit --base runs/diffusion-base --world ind
 
 import argparse
 import copy
-import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,16 +19,12 @@ from causal_cxr.editors.diffusion.editor import DiffusionEditor
 from causal_cxr.editors.diffusion.latents import Unshuffled
 from causal_cxr.editors.diffusion.process import Process
 from causal_cxr.editors.finetune.finetune import encoded
+from causal_cxr.editors.finetune.loop import BATCH, Recipe, descend
 from causal_cxr.editors.flamingo.editor import FlamingoEditor
 from causal_cxr.editors.flamingo.episodes import Episode, Episodes
 from causal_cxr.editors.flamingo.gated import ExemplarUNet
 from causal_cxr.editors.flamingo.marks import apply_marks, draw_marks
-from causal_cxr.editors.resumable import ResumableFit, cosine
 
-WARM_UP = 100
-SAVED_EVERY = 100
-EMA = 0.998
-BATCH = 64
 MARKED = 0.3  #: share of episodes of a made-up attribute
 PARTIAL = 0.2  #: share of images whose caption leaves out more than it must
 LATE = 0.8  #: times are drawn towards noise, where exemplars say what the image does not show
@@ -69,7 +63,7 @@ def fit_flamingo(
         together: attributes at most that an image is shown at once.
         marked: share of episodes of made-up attributes, :mod:`~causal_cxr.editors.flamingo.marks`.
         width, tokens: of what exemplars are resampled to.
-        checkpoint: folder for resumable state; a killed fit goes on from it.
+        checkpoint: folder for resumable state and the log ``loss.jsonl``; a killed fit goes on from it.
         minutes: stop early after so much wall time (then the result depends on the machine).
         device: to fit on.
 
@@ -80,8 +74,6 @@ def fit_flamingo(
     Raises:
         ValueError: no rows; labels that do not fit the dataset, or from which no episode can be drawn.
     """
-    from rich.progress import Progress
-
     if not len(rows):
         raise ValueError("There is no row to fit on; pass rows=np.arange(len(dataset)) or a part of them.")
     if len(labels) != len(dataset.attributes):
@@ -91,58 +83,45 @@ def fit_flamingo(
     if marked and not isinstance(base.pipeline.latents, Unshuffled):
         raise ValueError("Marks are drawn on pixels folded into channels, which this base has not; pass marked=0.")
     episodes = Episodes(labels.iloc[rows], dataset.patients.iloc[rows])
-    device = torch.device(device)
-    torch.manual_seed(seed)
-    frozen = copy.deepcopy(base).to(device)
-    space = frozen.pipeline.latents
-    network = ExemplarUNet(frozen.unet.requires_grad_(False), width=width, tokens=tokens).to(device)
-    latents = encoded(space, dataset, rows, device)
-    table = dataset.attributes.iloc[rows]
-    trained = network.added
-    fit = ResumableFit(
-        trained,
-        torch.optim.AdamW(list(trained.values()), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.99)),
-        decay=EMA ** (batch_size / BATCH),
-        folder=checkpoint,
-        recipe=(
+    recipe = Recipe(
+        steps, learning_rate, batch_size=batch_size, seed=seed, device=device, minutes=minutes, checkpoint=checkpoint
+    )
+    accelerator = recipe.accelerator()
+    frozen = copy.deepcopy(base).to(accelerator.device)
+    process, space = frozen.pipeline.process, frozen.pipeline.latents
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # of what begins at random
+        network = ExemplarUNet(frozen.unet.requires_grad_(False), width=width, tokens=tokens)
+    network.to(accelerator.device)
+    latents, table = encoded(space, dataset, rows, accelerator.device), dataset.attributes.iloc[rows]
+
+    def loss(draw: np.random.Generator, generator: torch.Generator) -> Tensor:
+        picked = draw.integers(0, len(latents), size=batch_size)
+        drawn = episodes.draw(picked, exemplars, together, draw)
+        made_up = draw.uniform(size=batch_size) < marked
+        unsaid = _unsaid(drawn, made_up, episodes.names, table.columns, draw)
+        with torch.no_grad():
+            said = frozen.describe(table.iloc[picked].mask(unsaid), phrasing=int(draw.integers(2)))
+        with accelerator.autocast():
+            x, visual = _seen(network, latents, picked, drawn, made_up, space.reduction, draw, generator)
+            noisy, times, target = _noised(process, x, generator)
+            output = network(
+                noisy, times, encoder_hidden_states=said.text, cross_attention_kwargs={"visual": visual}
+            ).sample
+        return torch.nn.functional.mse_loss(output.float(), target)
+
+    history = descend(
+        network.added, loss, recipe, (network,),
+        identity=(
             dataset.fingerprint, np.asarray(rows).tolist(), base.weights_fingerprint, episodes.names,
-            episodes.codes.tobytes(), steps, seed, batch_size, exemplars, together, marked, learning_rate,
+            episodes.codes.tobytes(), exemplars, together, marked,
         ),
     )  # fmt: skip
-    begun, losses = time.monotonic(), []
-    with Progress(transient=True) as progress:
-        bar = progress.add_task("fitting layers for exemplars", total=steps, completed=fit.step)
-        for step in range(fit.step, steps):
-            # One generator a step: a resumed fit draws what the uninterrupted one would have drawn.
-            draw = np.random.default_rng([seed, step])
-            generator = torch.Generator(device).manual_seed(int(draw.integers(2**62)))
-            picked = draw.integers(0, len(latents), size=batch_size)
-            drawn = episodes.draw(picked, exemplars, together, draw)
-            made_up = draw.uniform(size=batch_size) < marked
-            unsaid = _unsaid(drawn, made_up, episodes.names, table.columns, draw)
-            with torch.no_grad():
-                said = frozen.describe(table.iloc[picked].mask(unsaid), phrasing=int(draw.integers(2)))
-            with torch.autocast(device.type, torch.bfloat16):
-                x, visual = _seen(network, latents, picked, drawn, made_up, space.reduction, draw, generator)
-                noisy, time_, target = _noised(base.pipeline.process, x, generator)
-                output = network(
-                    noisy, time_, encoder_hidden_states=said.text, cross_attention_kwargs={"visual": visual}
-                ).sample
-            loss = torch.nn.functional.mse_loss(output.float(), target)
-            fit.descend(loss, learning_rate * cosine(step, steps, WARM_UP))
-            losses.append(loss.detach())
-            progress.update(bar, advance=1)
-            out_of_time = minutes is not None and time.monotonic() - begun > 60 * minutes
-            if (step + 1) % SAVED_EVERY == 0 or step + 1 == steps or out_of_time:
-                fit.save()
-                _log(checkpoint, fit.step, float(torch.stack(losses).mean()))
-                losses = []
-            if out_of_time:
-                break
-    fit.smooth()
     network.base = base.unet
     network.to(base.pipeline.device)
-    return FlamingoEditor(base, network, fitted_on=frozenset(dataset.patients.iloc[rows].astype(str)))
+    editor = FlamingoEditor(base, network, fitted_on=frozenset(dataset.patients.iloc[rows].astype(str)))
+    editor.provenance = {"recipe": recipe, "history": history}
+    return editor
 
 
 def _unsaid(
@@ -207,12 +186,6 @@ def _noised(process: Process, x: Tensor, generator: torch.Generator) -> tuple[Te
     return a * x + s * noise, times, process.target(x, noise, a, s)
 
 
-def _log(folder: Path | None, step: int, loss: float) -> None:
-    if folder is not None:
-        with (folder / "loss.jsonl").open("a") as log:
-            log.write(json.dumps({"step": step, "loss": loss}) + "\n")
-
-
 def _markdown(table: pd.DataFrame) -> str:
     lines = [["attribute", *map(str, table.columns)], ["---"] * (len(table.columns) + 1)]
     for row in table.itertuples():
@@ -242,17 +215,16 @@ def main() -> None:
     args = parser.parse_args()
     phantom, base = Phantom(args.images, args.world, seed=args.seed), DiffusionEditor.from_pretrained(args.base)
     labels = labels_of(phantom)
-    checkpoint = args.out / "checkpoint"
     editor = fit_flamingo(
         phantom, np.arange(args.images), base, labels.drop(columns=args.held_out), steps=args.steps, seed=args.seed,
         batch_size=args.batch, exemplars=args.exemplars, together=args.together, learning_rate=args.learning_rate,
-        checkpoint=checkpoint, minutes=args.minutes, device=args.device,
+        checkpoint=args.out / "checkpoint", minutes=args.minutes, device=args.device,
     )  # fmt: skip
     editor.save(args.out)
     editor.to(args.device)
     table = measured(editor, Phantom(256, args.world, seed=args.seed + 1), Phantom(512, args.world, seed=args.seed + 2))
     table["in episodes"] = ["no" if name in args.held_out else "yes" for name in table.index]
-    last = json.loads((checkpoint / "loss.jsonl").read_text().splitlines()[-1])
+    history = editor.provenance["history"]
     options: dict[str, Any] = {
         "world": args.world, "images": args.images, "steps": args.steps, "batch": args.batch,
         "exemplars": args.exemplars, "together": args.together, "learning-rate": args.learning_rate,
@@ -264,7 +236,7 @@ def main() -> None:
 - data: `Phantom({args.images}, "{args.world}", seed={args.seed})`, 64x64, renderer version {VERSION}; synthetic, no patients
 - model: perceiver resampler and gated cross-attention on the frozen UNet of the base {base.weights_fingerprint}
 - labels in episodes: all attributes of the world but {", ".join(args.held_out) or "none"}; marks in {MARKED:.0%} of episodes
-- steps: {last["step"]} of {args.batch} images, AdamW, EMA; loss at the end {last["loss"]:.4f}
+- steps: {history.steps} of {args.batch} images, AdamW, EMA; loss at the end {history.loss:.4f}
 - seed: {args.seed}
 - command: `python -m causal_cxr.editors.flamingo.fit --base BASE {command} --held-out {" ".join(args.held_out)}
   --seed {args.seed} --device {args.device} --out DIR`

@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from causal_cxr.data.dataset import Dataset
-from causal_cxr.editors.resumable import ResumableFit, cosine
 from causal_cxr.editors.scm.editor import SCMEditor, conditions
 from causal_cxr.editors.scm.fit import WARM_UP, beta_at, complete_rows, read, shifted
+from causal_cxr.fitting.resumable import ResumableFit, cosine
 from causal_cxr.graphs import CausalGraph
 from causal_cxr.graphs.scm import SCM
 

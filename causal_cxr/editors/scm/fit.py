@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from causal_cxr.data.dataset import Dataset
-from causal_cxr.editors.resumable import ResumableFit, cosine
 from causal_cxr.editors.scm.editor import SCMEditor, conditions, n_conditions
 from causal_cxr.editors.scm.hvae import HierarchicalVAE
 from causal_cxr.editors.scm.image_model import ImageModel
 from causal_cxr.editors.scm.vae import ConditionalVAE
+from causal_cxr.fitting.resumable import ResumableFit, cosine
 from causal_cxr.graphs import CausalGraph
 from causal_cxr.graphs.scm import SCM
 

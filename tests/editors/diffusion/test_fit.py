@@ -144,6 +144,25 @@ def test_values_that_no_row_had_are_known_words():
             assert "".join(tokenizer.decode(ids[1:-1]).split()) == "".join(text.lower().split())
 
 
+def test_an_attribute_that_adapters_will_name_has_words_of_its_own():
+    phantom, spoken = Phantom(8, seed=0, size=32), World.load("pacemaker-age").graph.attributes["oedema"]
+    lengths = []
+    for more in ((), (spoken,)):
+        text = fit_diffusion(phantom, np.arange(8), ATTRIBUTES, steps=1, speaking_of=more, **TINY).pipeline.text
+        lengths.append(max(text.lengths([spoken.phrase(level) for level in spoken.levels])))
+    assert lengths[1] < lengths[0]
+
+
+@pytest.mark.parametrize(("patch", "side"), [(2, 16), (4, 8)])
+def test_the_network_sees_the_image_in_patches_of_the_chosen_size(patch, side):
+    phantom = Phantom(8, seed=0, size=32)
+    pipeline = fit_diffusion(phantom, np.arange(8), ATTRIBUTES, steps=1, patch=patch, **TINY).pipeline
+    images = phantom.images(np.arange(2))
+    latents = pipeline.latents.encode(images)
+    assert latents.shape == (2, patch**2, side, side)
+    torch.testing.assert_close(pipeline.latents.decode(latents), images)
+
+
 def test_the_caption_reaches_the_network(base):
     torch.manual_seed(0)
     unet, _ = build(base.pipeline.text.tokenizer, 32, (16, 32))
@@ -246,7 +265,9 @@ def test_the_command_writes_a_base_with_its_card(tmp_path, monkeypatch):
     assert f"renderer version {VERSION}" in card
     assert "- steps: 2 of 4 images" in card
     assert "- seed: 5\n" in card
-    told = "--world independent --images 8 --steps 2 --batch 4 --learning-rate 0.0004 --channels 16 32 --seed 5"
+    told = (
+        "--world independent --images 8 --steps 2 --batch 4 --learning-rate 0.0004 --channels 16 32 --patch 4 --seed 5"
+    )
     assert f"`python -m causal_cxr.editors.diffusion.fit {told} --device cpu --out DIR`" in card
 
 

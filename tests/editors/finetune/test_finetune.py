@@ -31,7 +31,7 @@ from causal_cxr.editors.finetune import (
     publish,
 )
 from causal_cxr.editors.finetune.telling import Captions
-from causal_cxr.editors.resumable import ResumableFit
+from causal_cxr.fitting.resumable import ResumableFit
 
 WORDS = Tokens({"view": {"AP": "<view-ap>", "PA": "<view-pa>"}})
 WHATS = [Joint(), Denoiser(), LoRA(2), WORDS]
@@ -419,6 +419,7 @@ def test_an_editor_of_unknown_origin_has_no_card(base, tmp_path):
         ({"what": Tokens({})}, "no word to learn"),
         ({"steps": 0}, "one step or more"),
         ({"device": "cuda"}, "no device 'cuda' here"),
+        ({"graphs": True}, "leave graphs out on device='cpu'"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(options, message, base, phantom):

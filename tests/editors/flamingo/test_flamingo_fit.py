@@ -1,5 +1,7 @@
 """Fitting layers that read exemplars: what is trained, to the same bits whenever it is killed, and that exemplars tell."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,12 +10,13 @@ import torch
 from causal_cxr.data.phantom import Phantom
 from causal_cxr.editors.diffusion import DiffusionEditor
 from causal_cxr.editors.diffusion.inversion import Coupled
+from causal_cxr.editors.finetune.loop import History
 from causal_cxr.editors.flamingo import Exemplars, FlamingoEditor, fit_flamingo
 from causal_cxr.editors.flamingo.episodes import Episodes
 from causal_cxr.editors.flamingo.gated import ExemplarUNet
 from causal_cxr.editors.flamingo.marks import apply_marks, draw_marks
 from causal_cxr.editors.flamingo.measure import measured
-from causal_cxr.editors.resumable import ResumableFit
+from causal_cxr.fitting.resumable import ResumableFit
 
 ROWS = np.arange(40)
 TINY = {"batch_size": 4, "exemplars": 2, "width": 16, "tokens": 4}
@@ -44,9 +47,9 @@ def test_only_the_new_layers_are_trained_and_the_base_is_left_as_it_is(base, lam
 
 
 def test_a_killed_fit_goes_on_to_the_same_bits(base, lamps, tmp_path, monkeypatch):
-    whole = fitted(base, lamps)
     descend, left = ResumableFit.descend, iter(range(3))
-    monkeypatch.setattr("causal_cxr.editors.flamingo.fit.SAVED_EVERY", 2)
+    monkeypatch.setattr("causal_cxr.editors.finetune.loop.SAVED_EVERY", 2)
+    whole = fitted(base, lamps, checkpoint=tmp_path / "whole")
 
     def descend_once_more(self, loss, learning_rate):
         if next(left, None) is None:
@@ -55,18 +58,25 @@ def test_a_killed_fit_goes_on_to_the_same_bits(base, lamps, tmp_path, monkeypatc
 
     monkeypatch.setattr(ResumableFit, "descend", descend_once_more)
     with pytest.raises(PowerCutError):
-        fitted(base, lamps, checkpoint=tmp_path)
+        fitted(base, lamps, checkpoint=tmp_path / "killed")
     monkeypatch.setattr(ResumableFit, "descend", descend)
-    resumed = fitted(base, lamps, checkpoint=tmp_path)
+    resumed = fitted(base, lamps, checkpoint=tmp_path / "killed")
     one, other = weights(whole), weights(resumed)
     assert all(torch.equal(weight, other[name]) for name, weight in one.items())
     with pytest.raises(ValueError, match="state of another fit"):
-        fitted(base, lamps, checkpoint=tmp_path, exemplars=3)
+        fitted(base, lamps, checkpoint=tmp_path / "killed", exemplars=3)
+    logs = [
+        [json.loads(line) for line in (tmp_path / name / "loss.jsonl").read_text().splitlines()]
+        for name in ("whole", "killed")
+    ]
+    assert logs[0] == logs[1]
+    assert [entry["step"] for entry in logs[0]] == [2, 4, 5]
+    assert resumed.provenance["history"] == whole.provenance["history"] == History(5, logs[0][-1]["loss"])
 
 
 def test_exemplars_come_to_tell_what_no_word_does(base, lamps, monkeypatch):
     """Edited by exemplars of the other lamp, the light moves to the other side."""
-    monkeypatch.setattr("causal_cxr.editors.flamingo.fit.WARM_UP", 10)
+    monkeypatch.setattr("causal_cxr.editors.finetune.loop.WARM_UP", 10)
     editor = fitted(base, lamps, steps=90, batch_size=16, learning_rate=1e-2, together=1, marked=0.0)
     rows = np.arange(40, 60)
     shown = editor.shown({"lamp": Exemplars(lamps.images(ROWS[:12]), lamps.lamp[:12].tolist())})

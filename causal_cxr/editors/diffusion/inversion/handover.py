@@ -31,8 +31,8 @@ class Handover:
         at: time of the handover; 0 is :class:`Coupled` throughout, 1 is :class:`Heun` with its error taken off.
     """
 
-    coupled: int = 5
-    followed: int = 4
+    coupled: int = 4
+    followed: int = 2
     at: float = 0.8
     name: ClassVar[str] = "handover"
     exact: ClassVar[bool] = True

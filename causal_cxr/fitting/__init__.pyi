@@ -1,0 +1,4 @@
+from .log import Log
+from .resumable import ResumableFit, cosine
+
+__all__ = ["Log", "ResumableFit", "cosine"]
