@@ -14,8 +14,9 @@ PACKAGE = Path(causal_cxr.__file__).parent
 MAY_IMPORT = {
     "graphs": "",
     "data": "graphs",
-    "editors": "graphs data weights",
-    "readers": "graphs data weights",
+    "fitting": "",
+    "editors": "graphs data fitting weights",
+    "readers": "graphs data fitting weights",
     "audits": "graphs data editors readers",
 }
 HEAVY = ("diffusers", "transformers", "open_clip", "dowhy", "causallearn", "pyro", "sklearn", "torch")
@@ -48,7 +49,7 @@ def test_the_front_door_loads_nothing_heavy(statement):
     assert not loaded_by(statement) & set(HEAVY)
 
 
-@pytest.mark.parametrize("folder", ["", ".graphs", ".data", ".readers", ".audits"])
+@pytest.mark.parametrize("folder", ["", ".graphs", ".data", ".fitting", ".readers", ".audits"])
 def test_every_public_name_can_be_had(folder):
     module = importlib.import_module(f"causal_cxr{folder}")
     assert all(getattr(module, name) is not None for name in module.__all__)

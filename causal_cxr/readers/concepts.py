@@ -1,7 +1,7 @@
 """Concepts: what a reader looks for, with the phrases that name it."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,15 @@ class Concept:
         attribute: the labelled attribute it reads (for effectiveness and leak); ``None``: a candidate hidden one.
         level: with ``attribute``: the score is P(attribute == level).
         above: with a continuous ``attribute``: the score is P(attribute > above).
+        group: the kind of thing it is, as "devices" or "technique"; ``None`` = not said.
+        consequence: whether disease or its treatment can bring it about, as effusion does a chest drain: then that an
+            edited disease moves it may be medicine; else it is a shortcut of the collection. ``None`` = not said.
+        synonyms: what it is called, the usual word first.
+        sources: where it is defined or labelled, as ``"PadChest: pacemaker"``.
+
+    Raises:
+        ValueError: no phrase of one kind, a phrase of both, a region outside the image, or an attribute without
+            ``level`` or ``above``.
     """
 
     name: str
@@ -35,12 +44,30 @@ class Concept:
     attribute: str | None = None
     level: Value | None = None
     above: float | None = None
+    group: str | None = None
+    consequence: bool | None = None
+    synonyms: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for field in ("positive", "negative", "synonyms", "sources"):
+            given = getattr(self, field)
+            if isinstance(given, str):
+                raise ValueError(f"Concept {self.name!r} has one text for {field}; write ({given!r},).")
+            object.__setattr__(self, field, tuple(given))
         for field in ("positive", "negative"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
             if not getattr(self, field):
                 raise ValueError(f"Concept {self.name!r} has no {field} phrase; give at least one.")
+        both = set(self.positive) & set(self.negative)
+        if both:
+            raise ValueError(f"Concept {self.name!r} has {min(both)!r} as a positive and as a negative phrase.")
+        if self.region is not None:
+            top, left, bottom, right = self.region
+            if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
+                raise ValueError(
+                    f"Concept {self.name!r} has the region {list(self.region)}; give [top, left, bottom, right] as "
+                    "fractions of the image, top < bottom and left < right."
+                )
         if self.attribute is not None and (self.level is None) == (self.above is None):
             raise ValueError(f"Concept {self.name!r} reads {self.attribute!r}: give either level=... or above=....")
 
@@ -54,25 +81,48 @@ class Concept:
 
 
 def concept_from_dict(entry: Mapping[str, Any]) -> Concept:
-    """A concept from ``dataclasses.asdict`` by way of JSON, where tuples have become lists."""
+    """A concept from ``dataclasses.asdict`` by way of JSON, where tuples have become lists.
+
+    Fields that were not yet there when it was written may be missing.
+
+    Raises:
+        ValueError: it has a field that this version does not know.
+    """
+    unknown = sorted(set(entry) - {field.name for field in fields(Concept)})
+    if unknown:
+        raise ValueError(
+            f"Concept {entry.get('name')!r} has {unknown}, which this version does not know; it was written by a newer "
+            "one: update causal_cxr."
+        )
     content: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()}
     return Concept(**content)
 
 
-def load_concepts(names: Iterable[str] | None = None, path: Path | None = None) -> tuple[Concept, ...]:
-    """Concepts of a YAML bank: the package's own for phantoms, or the user's ``path``.
+def load_concepts(
+    names: Iterable[str] | None = None, bank: str | Path | Sequence[str | Path] = "phantom"
+) -> tuple[Concept, ...]:
+    """Concepts of a bank.
+
+    Args:
+        names: which, in this order; all unless given.
+        bank: ``"phantom"`` (what shows in the phantoms, in the words of their reports), ``"radiographs"`` (frontal chest
+            radiographs), a YAML file of one's own, which may extend these, or several banks, which are merged.
 
     Raises:
-        ValueError: a name is not in the bank.
-    """
-    from ruamel.yaml import YAML
+        ValueError: no such bank, a name is not in the bank or in two of them, or a file is wrong: then with file, line
+            and key.
 
-    bank: dict[str, Any] = YAML(typ="safe").load((path or Path(__file__).with_name("concepts.yaml")).read_text())
-    chosen = list(bank) if names is None else list(names)
-    unknown = [name for name in chosen if name not in bank]
+    >>> [concept.group for concept in load_concepts(["wires", "portable_text"], bank="radiographs")]
+    ['devices', 'markers and text']
+    """
+    from causal_cxr.readers.banks.bank import read_banks
+
+    found = read_banks([bank] if isinstance(bank, str | Path) else bank)
+    chosen = list(found) if names is None else list(names)
+    unknown = [name for name in chosen if name not in found]
     if unknown:
-        raise ValueError(f"The concept bank has no {unknown}; it has {list(bank)}.")
-    return tuple(Concept(name=name, **bank[name]) for name in chosen)
+        raise ValueError(f"The concept bank has no {unknown}; it has {list(found)}.")
+    return tuple(found[name] for name in chosen)
 
 
 def world_concepts(world: World) -> tuple[Concept, ...]:

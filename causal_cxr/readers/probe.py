@@ -1,6 +1,7 @@
 """``ProbeReader``: logistic heads on frozen embeddings or on pixels, cross-fitted over patients, from a few labels."""
 
 import hashlib
+import importlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,6 +22,13 @@ from causal_cxr.readers.quality import ReaderQuality, assess
 
 PROBE, ENCODER = "reader.json", "encoder"
 RULES = {rule.kind: rule for rule in (Pixels, OrientedGradients)}  #: features that settings describe whole
+#: Features that have weights of their own, and save and load themselves: class -> module.
+ENCODERS = {
+    "CLIPReader": "causal_cxr.readers.clip",
+    "MeasureReader": "causal_cxr.readers.measure",
+    "PatchDictionary": "causal_cxr.readers.patches",
+    "XRVReader": "causal_cxr.readers.xrv",
+}
 BATCH = 512
 IMAGES_A_COMPONENT = 4  #: at least
 MOST_WEIGHT = 10.0  #: of an image in a balanced fit
@@ -35,7 +43,8 @@ class ProbeReader:
         weights: ``(folds, d, k)``.
         bias: ``(folds, k)``.
         folds: patient -> the fold whose head has not seen the patient.
-        features: what the heads read; the pixels unless given. A :class:`~causal_cxr.readers.CLIPReader` will do.
+        features: what the heads read; the pixels unless given. A :class:`~causal_cxr.readers.CLIPReader`, an
+            :class:`~causal_cxr.readers.XRVReader` or a :class:`~causal_cxr.readers.MeasureReader` will do.
         name: of this reader in an audit.
         quality: from out-of-fold scores.
         renderer_version: of the phantom it was fitted on; ``None`` for real images.
@@ -96,11 +105,17 @@ class ProbeReader:
             seed: deals patients to folds.
 
         Raises:
-            ValueError: a concept has too few patients of one kind to be fitted in every fold.
+            ValueError: a concept has too few patients of one kind to be fitted in every fold; the features were fitted on
+                some of the labelled patients, so that no fold is without them.
         """
         rows = np.asarray(rows)
         patients = dataset.patients.iloc[rows].astype(str).to_numpy()
         names = np.unique(patients)
+        if features is not None and (seen := sorted((features.fitted_on or frozenset()) & set(names))):
+            raise ValueError(
+                f"The features were fitted on {len(seen)} of the labelled patients ({', '.join(seen[:3])}, ...): no fold would "
+                "be without them. Fit the features on other patients, or leave these out of rows."
+            )
         dealt = np.random.default_rng(seed).permutation(len(names)) % n_folds
         folds = {str(patient): int(fold) for patient, fold in zip(names, dealt, strict=True)}
         fold = np.array([folds[patient] for patient in patients])
@@ -147,26 +162,24 @@ class ProbeReader:
         return torch.stack([s.mean(0) if f is None else s[f] for s, f in zip(scores, held_out, strict=True)])
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``model.safetensors``, ``reader.json`` and, where features are a CLIP reader's, its folder.
+        """Write ``model.safetensors``, ``reader.json`` and, where the features have weights of their own, their folder.
 
         Raises:
             TypeError: the features are of a class that is not the package's; only its owner could load them again.
         """
         from safetensors.numpy import save_file
 
-        from causal_cxr.readers.clip import CLIPReader
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        if isinstance(self.features, CLIPReader):
-            self.features.save(folder / ENCODER)
-            features: dict[str, Any] = {"kind": ENCODER}
-        elif isinstance(self.features, Pixels | OrientedGradients):
-            features = {"kind": self.features.kind, **self.features.settings}
+        source: Any = self.features
+        kind = type(source).__name__
+        if isinstance(source, Pixels | OrientedGradients):
+            features: dict[str, Any] = {"kind": source.kind, **source.settings}
+        elif kind in ENCODERS and isinstance(source, _encoder(kind)):
+            source.save(folder / ENCODER)
+            features = {"kind": ENCODER, "class": kind}
         else:
-            raise TypeError(
-                f"Cannot save a probe on {type(self.features).__name__}; use one of {list(RULES)} or a CLIPReader."
-            )
+            raise TypeError(f"Cannot save a probe on {kind}; use one of {[*RULES, *ENCODERS]}.")
         save_file({"weights": self.weights, "bias": self.bias}, folder / "model.safetensors")
         content = {
             "name": self.name,
@@ -186,8 +199,6 @@ class ProbeReader:
         """Load what :meth:`save` wrote."""
         from safetensors.numpy import load_file
 
-        from causal_cxr.readers.clip import CLIPReader
-
         folder = Path(folder)
         if not (folder / PROBE).is_file():
             raise FileNotFoundError(f"{folder} has no {PROBE}; save a reader there with ProbeReader.save(folder).")
@@ -196,7 +207,10 @@ class ProbeReader:
         settings = content["features"]
         kind = settings.pop("kind")
         features: Features = (
-            CLIPReader.from_pretrained(folder / ENCODER) if kind == ENCODER else RULES[kind](**settings)
+            # probes saved before there was a choice stand on a CLIP reader
+            _encoder(settings.get("class", "CLIPReader")).from_pretrained(folder / ENCODER)
+            if kind == ENCODER
+            else RULES[kind](**settings)
         )
         return cls(
             [concept_from_dict(entry) for entry in content["concepts"]],
@@ -215,6 +229,13 @@ class ProbeReader:
         from causal_cxr.weights import shipped
 
         return cls.from_pretrained(shipped(name))
+
+
+def _encoder(kind: str) -> Any:
+    """The class of features of that name, imported only now."""
+    if kind not in ENCODERS:
+        raise ValueError(f"There are no features {kind!r}; this version knows {list(ENCODERS)}.")
+    return getattr(importlib.import_module(ENCODERS[kind]), kind)
 
 
 def _balancing_weights(present: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""How well a reader reads: on labelled patients it was not fitted on, overall and within levels of each attribute."""
+"""How well a reader reads: on labelled patients it was not fitted on, overall and within levels of each attribute.
+
+Every interval is 95% and patient-clustered, in closed form (:mod:`causal_cxr.readers.concordance`).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,12 +10,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from causal_cxr.graphs import CausalGraph, Continuous, Contrast, default_contrasts
+from causal_cxr.graphs import Attribute, Categorical, CausalGraph, Continuous, Contrast, default_contrasts
 from causal_cxr.readers.concepts import Concept
+from causal_cxr.readers.concordance import Concordance, auroc, calibration_error, calibration_interval, concordance
 
 COLUMNS = ("auroc", "auroc_low", "auroc_high", "slope", "slope_se", "slope_low", "slope_high", "ece", "n_present",
-           "n_absent", "prevalence")  # fmt: skip
+           "n_absent", "prevalence", "ece_low", "ece_high")  # fmt: skip
+WITHIN = ("concept", "attribute", "level", "auroc", "attribute_auroc", "n_present", "n_absent", "auroc_low", "auroc_high",
+          "attribute_low", "attribute_high", "stratified", "stratified_low", "stratified_high")  # fmt: skip
+FOLLOWS = ("concept", "attribute", "shift", "se", "low", "high")
 MIN_CELL = 10  #: images a cell needs before anything is said about it
+LEAST_AUROC = 0.7  #: a concept that may be read worse is a blind spot
+LEAST_SLOPE = 0.3  #: as an audit's: a reader whose slope may lie below cannot say "no"
+TELLING = 0.6  #: AUROC of an attribute's own column, over which a reader may have read that attribute instead
+MOST_ECE = 0.1  #: of a score that may be taken for a probability
+MOST_SHIFT = (
+    0.05  #: of the score with an attribute, as a share of the slope; an audit allows half of its smallest effect
+)
 
 
 @dataclass(frozen=True)
@@ -21,8 +35,11 @@ class ReaderQuality:
 
     Attributes:
         concepts: index concept; AUROC, slope ``J = E[score | present] - E[score | absent]``, calibration error
-            (10 equal-count bins), with patient-clustered 95% intervals, and counts.
-        within: concept, attribute, level: AUROC within that level, beside the AUROC of the attribute's own column.
+            (10 equal-count bins), each with its interval, and counts.
+        within: a row a concept, attribute and level (a quartile of a number): AUROC within that level; beside it, the same in
+            each row of an attribute, that of the attribute's own column, ``attribute_auroc`` (either way round; unordered
+            levels in the order of how often the concept is there), and ``stratified``: of two images of the same level.
+            A reader that reads the attribute in the concept's place has a high AUROC and a stratified one near 0.5.
         follows: concept, attribute, shift with interval: ``E[score | U, a1] - E[score | U, a0]`` averaged over those
             values of U that enough images have at both ends; a reader that follows the attribute itself has a shift
             away from 0. NaN where neither value of U has: then the two cannot be told apart.
@@ -35,12 +52,11 @@ class ReaderQuality:
     @classmethod
     def unknown(cls, concepts: Sequence[Concept]) -> "ReaderQuality":
         """Nothing is known."""
+        index = pd.Index([c.name for c in concepts], name="concept")
         return cls(
-            pd.DataFrame(np.nan, index=pd.Index([c.name for c in concepts], name="concept"), columns=list(COLUMNS)),
-            pd.DataFrame(
-                columns=["concept", "attribute", "level", "auroc", "attribute_auroc", "n_present", "n_absent"]
-            ),
-            pd.DataFrame(columns=["concept", "attribute", "shift", "se", "low", "high"]),
+            pd.DataFrame(np.nan, index=index, columns=list(COLUMNS)),
+            pd.DataFrame(columns=list(WITHIN)),
+            pd.DataFrame(columns=list(FOLLOWS)),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -53,26 +69,10 @@ class ReaderQuality:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "ReaderQuality":
-        """Inverse of :meth:`to_dict`."""
-        empty = cls.unknown(())
+        """Inverse of :meth:`to_dict`; columns that an older file lacks are unknown."""
         concepts = pd.DataFrame(data["concepts"], columns=["concept", *COLUMNS]).set_index("concept").astype(float)
-        within = pd.DataFrame(data["within"], columns=empty.within.columns)
-        return cls(concepts, within, pd.DataFrame(data["follows"], columns=empty.follows.columns))
-
-
-def auroc(scores: np.ndarray, present: np.ndarray) -> float:
-    """Probability that a present case scores above an absent one, ties counting half; NaN without both.
-
-    >>> auroc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]))
-    0.75
-    """
-    from scipy.stats import rankdata
-
-    present = np.asarray(present, dtype=bool)
-    n1, n0 = int(present.sum()), int((~present).sum())
-    if not n1 or not n0:
-        return float("nan")
-    return float((rankdata(scores)[present].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
+        within = pd.DataFrame(data["within"], columns=list(WITHIN))
+        return cls(concepts, within, pd.DataFrame(data["follows"], columns=list(FOLLOWS)))
 
 
 def assess(
@@ -84,7 +84,6 @@ def assess(
     concepts: Sequence[Concept],
     *,
     shifts: Mapping[str, float] | None = None,
-    resamples: int = 200,
     seed: int = 0,
 ) -> ReaderQuality:
     """Judge scores against labels.
@@ -93,51 +92,43 @@ def assess(
         scores: ``(n, k)`` in [0, 1].
         truth: ``(n, k)`` 1 / 0 / NaN unknown.
         attributes: ``n`` rows of labelled attributes.
-        patients: ``(n,)`` ids; intervals resample whole patients.
+        patients: ``(n,)`` ids; images of a patient are no independent images.
         graph: whose labelled attributes are looked at.
         concepts: the ``k`` columns.
         shifts: of continuous attributes, as in the audit's contrasts.
-        resamples: of the patient bootstrap.
-        seed: of the patient bootstrap.
+        seed: halves the patients for the calibration error's interval.
     """
     contrasts = default_contrasts(graph, shifts)
     group = pd.factorize(patients)[0]
-    rng = np.random.default_rng(seed)
+    encoded = {name: graph.attributes[name].encode(attributes[name]) for name in graph.labelled}
     overall, within, follows = {}, [], []
     for j, concept in enumerate(concepts):
         known = ~np.isnan(truth[:, j])
         s, u, g = scores[known, j].astype(float), truth[known, j], group[known]
-        overall[concept.name] = _overall(s, u, g, rng, resamples)
-        table = attributes[known.tolist()] if known.size else attributes
+        overall[concept.name] = _overall(s, u, g, seed)
+        codes = {name: code[known] for name, code in encoded.items()}
         for name in graph.labelled:
-            if name == concept.attribute:
-                continue
-            codes = graph.attributes[name].encode(table[name])
-            within += _within(concept.name, name, graph, codes, s, u)
+            if name != concept.attribute:
+                within += _within(concept.name, graph.attributes[name], codes[name], s, u, g)
         for contrast in contrasts:
             if contrast.attribute != concept.attribute:
-                codes = graph.attributes[contrast.attribute].encode(table[contrast.attribute])
-                follows.append(_follows(concept.name, contrast, graph, codes, s, u, g))
-    empty = ReaderQuality.unknown(())
+                follows.append(_follows(concept.name, contrast, graph, codes[contrast.attribute], s, u, g))
     frame = pd.DataFrame.from_dict(overall, orient="index", columns=list(COLUMNS)).rename_axis("concept")
-    return ReaderQuality(frame, pd.DataFrame(within, columns=empty.within.columns),
-                         pd.DataFrame(follows, columns=empty.follows.columns))  # fmt: skip
+    return ReaderQuality(
+        frame, pd.DataFrame(within, columns=list(WITHIN)), pd.DataFrame(follows, columns=list(FOLLOWS))
+    )
 
 
-def _overall(s: np.ndarray, u: np.ndarray, g: np.ndarray, rng: np.random.Generator, resamples: int) -> list[float]:
-    n1, n0 = float((u == 1).sum()), float((u == 0).sum())
-    if min(n1, n0) < MIN_CELL:
-        return [np.nan] * 8 + [n1, n0, n1 / max(n1 + n0, 1)]
+def _overall(s: np.ndarray, u: np.ndarray, g: np.ndarray, seed: int) -> list[float]:
+    present = u == 1
+    n1, n0 = float(present.sum()), float((~present).sum())
+    counts = [n1, n0, n1 / max(n1 + n0, 1)]
+    found = concordance(s, present, g)
+    if min(n1, n0) < MIN_CELL or not found.variance >= 0:
+        return [*[np.nan] * 8, *counts, np.nan, np.nan]
     slope, se = _clustered_slope(u, s, g)
-    members = [np.flatnonzero(g == k) for k in np.unique(g)]
-    draws = []
-    for _ in range(resamples):
-        picked = np.concatenate([members[k] for k in rng.integers(0, len(members), len(members))])
-        draws.append(auroc(s[picked], u[picked] == 1))
-    low, high = np.nanquantile(draws, [0.025, 0.975])
-    bins = np.array_split(np.argsort(s, kind="stable"), 10)
-    ece = sum(len(b) * abs(s[b].mean() - u[b].mean()) for b in bins if len(b)) / len(s)
-    return [auroc(s, u == 1), low, high, slope, se, slope - 1.96 * se, slope + 1.96 * se, ece, n1, n0, n1 / (n1 + n0)]
+    return [auroc(s, present), *found.interval(), slope, se, slope - 1.96 * se, slope + 1.96 * se,
+            calibration_error(s, u), *counts, *calibration_interval(s, u, g, seed=seed)]  # fmt: skip
 
 
 def _clustered_slope(x: np.ndarray, y: np.ndarray, g: np.ndarray, *others: np.ndarray) -> tuple[float, float]:
@@ -150,22 +141,45 @@ def _clustered_slope(x: np.ndarray, y: np.ndarray, g: np.ndarray, *others: np.nd
 
 
 def _within(
-    concept: str, name: str, graph: CausalGraph, codes: np.ndarray, s: np.ndarray, u: np.ndarray
+    concept: str, attribute: Attribute, codes: np.ndarray, s: np.ndarray, u: np.ndarray, g: np.ndarray
 ) -> list[list[Any]]:
-    attribute = graph.attributes[name]
-    own = auroc(np.nan_to_num(codes, nan=np.nanmean(codes)), u == 1)
-    own = max(own, 1 - own)  # the column may point either way
     if isinstance(attribute, Continuous):
-        cuts = np.nanquantile(codes, [0.25, 0.5, 0.75])
-        levels = [(f"quartile {q + 1}", np.digitize(codes, cuts) == q) for q in range(4)]
+        known = codes[~np.isnan(codes)]
+        cuts = np.quantile(known, [0.25, 0.5, 0.75]) if len(known) else np.zeros(3)
+        level, names = np.digitize(codes, cuts), [f"quartile {q + 1}" for q in range(4)]
     else:
-        levels = [(str(level), codes == i) for i, level in enumerate(attribute.levels)]
+        level, names = np.nan_to_num(codes).astype(int), [str(name) for name in attribute.levels]
+    level = np.where(np.isnan(codes), -1, level)
+    present, here = u == 1, level >= 0
+    own = _of_column(attribute, codes, present, g)
+    stratified = _known(concordance(s[here], present[here], g[here], level[here]))
     rows = []
-    for label, here in levels:
-        n1, n0 = int((u[here] == 1).sum()), int((u[here] == 0).sum())
-        value = auroc(s[here], u[here] == 1) if min(n1, n0) >= MIN_CELL else float("nan")
-        rows.append([concept, name, label, value, own, n1, n0])
+    for i, name in enumerate(names):
+        at = level == i
+        n1, n0 = int(present[at].sum()), int((~present[at]).sum())
+        mine = _known(concordance(s[at], present[at], g[at])) if min(n1, n0) >= MIN_CELL else [np.nan] * 3
+        rows.append([concept, attribute.name, name, mine[0], own[0], n1, n0, *mine[1:], *own[1:], *stratified])
     return rows
+
+
+def _known(found: Concordance) -> list[float]:
+    return [found.value, *found.interval()]
+
+
+def _of_column(attribute: Attribute, codes: np.ndarray, present: np.ndarray, g: np.ndarray) -> list[float]:
+    """AUROC of an attribute's column in the concept's place, with its interval; the column may point either way."""
+    missing = np.isnan(codes)
+    if missing.all():
+        return [np.nan] * 3
+    if (
+        isinstance(attribute, Categorical) and not attribute.ordered
+    ):  # its codes have no order: that of how often it is there
+        rates = {level: present[codes == level].mean() for level in np.unique(codes[~missing])}
+        column = np.array([rates.get(code, np.nan) for code in codes])
+    else:
+        column = codes
+    value, low, high = _known(concordance(np.where(missing, column[~missing].mean(), column), present, g))
+    return [value, low, high] if not value < 0.5 else [1 - value, 1 - high, 1 - low]
 
 
 def _follows(
@@ -193,3 +207,97 @@ def _follows(
     strata = [u[usable]] if len(np.unique(u[usable])) > 1 else []
     shift, se = _clustered_slope(x[usable], s[usable], g[usable], *strata)
     return [concept, contrast.attribute, shift, se, shift - 1.96 * se, shift + 1.96 * se]
+
+
+def blind_spots(
+    quality: ReaderQuality,
+    *,
+    least_auroc: float = LEAST_AUROC,
+    least_slope: float = LEAST_SLOPE,
+    most_ece: float = MOST_ECE,
+    most_shift: float = MOST_SHIFT,
+) -> pd.DataFrame:
+    """What must not be believed of a reader, and why, in plain words.
+
+    A limit counts as kept only where the interval keeps it; an interval on both sides of it leaves the matter open, which
+    is a blind spot too. So that it stays a page: a level is listed where it is shown to be read badly, and where it may be and
+    the attribute's column tells something of the concept (AUROC over :data:`TELLING`), and not where the concept is read
+    badly overall; a shift where it is away from 0.
+
+    Args:
+        quality: of the reader.
+        least_auroc: of a concept, overall and within every level of an attribute that has enough images.
+        least_slope: of ``J``.
+        most_ece: calibration error.
+        most_shift: of a score with an attribute while the concept stays, in units of the slope.
+
+    Returns:
+        a row a reason, the concepts in their order: ``concept``, ``kind`` (``unjudged``, ``discrimination``, ``slope``,
+        ``calibration``, ``within``, ``follows``, ``inseparable``), ``attribute`` and ``level`` (empty where it is about none),
+        ``shown`` (the whole interval is beyond the limit; ``False``: it may be, or nothing is known) and ``why``.
+    """
+    found: list[list[Any]] = []
+    levels = quality.within.reindex(columns=list(WITHIN))  # a table of an older version may lack columns
+    for concept, q in quality.concepts.reindex(columns=list(COLUMNS)).iterrows():
+        name = str(concept)
+        within, follows = (f[f["concept"] == concept] for f in (levels, quality.follows))
+        if np.isnan(q["auroc"]):
+            counts = (
+                ""
+                if np.isnan(q["n_present"])
+                else f" ({q['n_present']:.0f} images with it, {q['n_absent']:.0f} without)"
+            )
+            found.append([name, "unjudged", "", "", False, f"{name}: never judged on labelled patients{counts}"])
+            continue
+        if not q["auroc_low"] >= least_auroc:
+            why = f"{name}: AUROC {_said(q, 'auroc')}"
+            found.append([name, "discrimination", "", "", bool(q["auroc_high"] < least_auroc), why])
+        if not q["slope_low"] >= least_slope:
+            why = f'{name}: scores with and without it differ by {_said(q, "slope")}; from below {least_slope:g} no "no" follows'
+            found.append([name, "slope", "", "", bool(q["slope_high"] < least_slope), why])
+        error = q["ece"] if np.isnan(q["ece_high"]) else q["ece_high"]
+        if not error <= most_ece:
+            why = f"{name}: scores are off the true frequency by {_said(q, 'ece')} on average; no probabilities"
+            found.append([name, "calibration", "", "", bool(q["ece_low"] > most_ece), why])
+        for _, row in within.iterrows() if q["auroc_low"] >= least_auroc else ():
+            found += _blind_within(name, row, least_auroc)
+        inseparable = list(dict.fromkeys(follows.loc[follows["shift"].isna(), "attribute"].astype(str)))
+        if inseparable:
+            which = ", ".join(inseparable)
+            why = f"{name}: too few images to tell whether it is read or {' or '.join(inseparable)}"
+            found.append([name, "inseparable", which, "", False, why])
+        for _, row in follows[follows["shift"].notna()].iterrows():
+            found += _follower(name, row, float(q["slope"]), most_shift)
+    return pd.DataFrame(found, columns=["concept", "kind", "attribute", "level", "shown", "why"])
+
+
+def _blind_within(name: str, row: pd.Series, least_auroc: float) -> list[list[Any]]:
+    attribute, level = str(row["attribute"]), str(row["level"])
+    beside = f"the {attribute} column alone scores {row['attribute_auroc']:.2f}"
+    where = level if not level.isdigit() and "quartile" not in level else f"{attribute} {level}"
+    telling = row["attribute_auroc"] > TELLING
+    if np.isnan(row["auroc"]):
+        rarer = "with" if row["n_present"] < row["n_absent"] else "without"
+        fewest = min(row["n_present"], row["n_absent"])
+        why = f"{name}: not judged within {where} ({fewest:.0f} images {rarer} it), {beside}"
+        return [[name, "within", attribute, level, False, why]] if telling else []
+    low = row["auroc"] if np.isnan(row["auroc_low"]) else row["auroc_low"]
+    if low >= least_auroc or not (telling or row["auroc_high"] < least_auroc):
+        return []
+    why = f"{name}: AUROC within {where} {_said(row, 'auroc')}, {beside}"
+    return [[name, "within", attribute, level, bool(row["auroc_high"] < least_auroc), why]]
+
+
+def _follower(name: str, row: pd.Series, slope: float, most_shift: float) -> list[list[Any]]:
+    attribute = str(row["attribute"])
+    low, high = sorted((row["low"] / slope, row["high"] / slope))
+    if low <= 0 <= high or (-most_shift <= low and high <= most_shift):
+        return []
+    why = f"{name}: its score moves by {row['shift']:+.2f} [{row['low']:.2f}, {row['high']:.2f}] with {attribute} while {name} stays"
+    return [[name, "follows", attribute, "", bool(low > most_shift or high < -most_shift), why]]
+
+
+def _said(row: pd.Series, name: str) -> str:
+    if np.isnan(row[f"{name}_low"]):
+        return f"{row[name]:.2f}"
+    return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"

@@ -1,10 +1,12 @@
 """The Reader protocol: attribute inversion, images in, concept scores out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor
 
+from causal_cxr.data.dataset import Dataset
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.quality import ReaderQuality
 
@@ -40,3 +42,36 @@ class Reader(Protocol):
             ``(n, k)`` float32 scores in [0, 1], one column a concept.
         """
         ...
+
+
+def batches(
+    dataset: Dataset, rows: np.ndarray | None = None, *, batch_size: int = 256
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Images of a dataset, a batch at a time, so that memory does not grow with their number.
+
+    Args:
+        dataset: to read.
+        rows: which, in this order; all unless given.
+        batch_size: images at a time.
+
+    Yields:
+        rows of the batch, ``(n, 1, h, w)``.
+
+    Raises:
+        UnreadableImages: some of a batch cannot be read.
+    """
+    rows = np.arange(len(dataset.attributes)) if rows is None else np.asarray(rows)
+    for i in range(0, len(rows), batch_size):
+        yield rows[i : i + batch_size], dataset.images(rows[i : i + batch_size])
+
+
+def read_dataset(
+    reader: Reader, dataset: Dataset, rows: np.ndarray | None = None, *, batch_size: int = 256
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Scores of a dataset, a batch at a time: see :func:`batches`.
+
+    Yields:
+        rows of the batch, ``(n, k)`` scores.
+    """
+    for part, images in batches(dataset, rows, batch_size=batch_size):
+        yield part, reader.read(images, dataset.patients.iloc[part].astype(str).tolist())

@@ -1,31 +1,30 @@
+import json
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
+from clip_models import CONCEPTS, phantoms, tiny_reader
 
 from causal_cxr.data.phantom import Phantom
-from causal_cxr.readers import CLIPReader, ProbeReader, Reader, load_concepts, train_clip
-from causal_cxr.readers.clip import platt, tokenise
+from causal_cxr.readers import Calibration, CLIPReader, ProbeReader, Reader, load_concepts, read_dataset
+from causal_cxr.readers.calibration import Isotonic, Platt
+from causal_cxr.readers.clip import Preprocess, tokenise
+from causal_cxr.weights import shipped
 
-TINY = {"image_size": 16, "patch_size": 8, "width": 32, "layers": 1, "head_width": 16}
-CONCEPTS = load_concepts(["pacemaker", "control_dot", "AP view"])
+SHIPPED_FINGERPRINT = "3924cd82b3d9ec1c"  #: measurements that were taken with the shipped reader name it
+CALIBRATION = Calibration({"pacemaker": Platt(1.5, -0.2), "control_dot": Platt(0.7, 0.1)})
 
 
 @pytest.fixture(scope="module")
 def phantom():
-    return Phantom(96, "independent", seed=5, size=16)
-
-
-def train(phantom, steps=6, **options):
-    return train_clip(phantom, np.arange(96), steps=steps, batch_size=16, vision=TINY, **options)
+    return phantoms()
 
 
 @pytest.fixture(scope="module")
 def reader(phantom):
-    model, tokenizer, _ = train(phantom)
-    calibration = np.array([[1.5, -0.2], [0.7, 0.1], [1.0, 0.0]])
-    return CLIPReader(model, tokenizer, CONCEPTS, calibration=calibration, fitted_on=frozenset({"a", "b"}))
+    return tiny_reader(phantom).using(calibration=CALIBRATION, fitted_on=frozenset({"a", "b"}))
 
 
 def test_scores_are_calibrated_differences_of_similarity_to_positive_and_negative_phrases(reader, phantom):
@@ -39,16 +38,36 @@ def test_scores_are_calibrated_differences_of_similarity_to_positive_and_negativ
     margin = (image @ ends[0] - image @ ends[1]) * reader.model.logit_scale.exp()
     expected = torch.sigmoid(1.5 * margin - 0.2).detach()
     torch.testing.assert_close(reader.read(images)[:, 0], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(reader.read(images)[:, 2], torch.sigmoid(reader.margins(images)[:, 2]))  # not calibrated
     assert isinstance(reader, Reader)
 
 
-def test_images_of_any_size_are_read(reader):
+def test_images_of_any_size_and_number_are_read(reader):
     assert reader.read(torch.rand(3, 1, 40, 24)).shape == (3, 3)
+    assert reader.read(torch.rand(0, 1, 16, 16)).shape == (0, 3)
 
 
 def test_reading_does_not_depend_on_the_other_images_of_a_batch(reader, phantom):
     images = phantom.images(np.arange(8))
     torch.testing.assert_close(reader.read(images)[2:3], reader.read(images[2:3]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_dataset_is_read_a_batch_at_a_time_in_the_order_asked_for(reader, phantom):
+    rows = np.array([5, 3, 9, 70, 0])
+    asked = []
+
+    class Watched:
+        attributes, patients = phantom.attributes, phantom.patients
+
+        def images(self, part):
+            asked.append(len(part))
+            return phantom.images(part)
+
+    parts = list(read_dataset(reader, Watched(), rows, batch_size=2))
+    assert asked == [2, 2, 1]
+    np.testing.assert_array_equal(np.concatenate([part for part, _ in parts]), rows)
+    torch.testing.assert_close(torch.cat([scores for _, scores in parts]), reader.read(phantom.images(rows)))
+    assert sum(len(part) for part, _ in read_dataset(reader, Watched())) == 96
 
 
 def test_a_saved_reader_reads_the_same_to_half_precision_and_says_the_same_of_itself(reader, phantom, tmp_path):
@@ -57,58 +76,46 @@ def test_a_saved_reader_reads_the_same_to_half_precision_and_says_the_same_of_it
     torch.testing.assert_close(again.read(images), reader.read(images), rtol=0, atol=2e-2)
     assert again.concepts == reader.concepts
     assert again.fitted_on == reader.fitted_on
+    assert again.calibration == reader.calibration
     once_more = CLIPReader.from_pretrained(again.save(tmp_path / "second"))
     assert once_more.fingerprint == again.fingerprint
     torch.testing.assert_close(once_more.read(images), again.read(images), rtol=0, atol=0)
 
 
-def test_the_fingerprint_changes_with_prompts_and_calibration(reader):
-    other = load_concepts(["pacemaker", "control_bar", "AP view"])
+def test_the_fingerprint_changes_with_all_that_scores_hang_on(reader):
     variants = [
-        CLIPReader(reader.model, reader.tokenizer, CONCEPTS),
-        CLIPReader(reader.model, reader.tokenizer, other, calibration=reader.calibration),
+        reader.using(calibration=None),
+        reader.using(calibration=Calibration({"pacemaker": Isotonic((0.0, 1.0), (0.2, 0.8))})),
+        reader.using(concepts=load_concepts(["pacemaker", "control_bar", "AP view"])),
+        reader.using(preprocess=Preprocess((16, 16), interpolation="bicubic"), calibration=CALIBRATION),
+        reader.using(regions="crop", calibration=CALIBRATION),
+        reader.using(regions="tokens", calibration=CALIBRATION),
     ]
-    assert len({reader.fingerprint, *(variant.fingerprint for variant in variants)}) == 3
+    assert len({reader.fingerprint, *(variant.fingerprint for variant in variants)}) == 7
+    assert reader.using(name="another").fingerprint == reader.fingerprint
 
 
-def test_fitting_twice_gives_the_same_tokenizer_and_weights(phantom):
-    first, words, _ = train(phantom)
-    second, words_again, taken = train(phantom)
-    assert taken == 6
-    assert words.get_vocab() == words_again.get_vocab()
-    for name, weight in first.state_dict().items():
-        torch.testing.assert_close(weight, second.state_dict()[name], rtol=0, atol=0)
+def test_concepts_that_stay_keep_their_calibration_and_no_quality_is_taken_over(reader, phantom):
+    fewer = reader.using(concepts=CONCEPTS[1:])
+    images = phantom.images(np.arange(4))
+    torch.testing.assert_close(fewer.read(images), reader.read(images)[:, 1:])
+    assert fewer.quality.concepts["auroc"].isna().all()
+    assert reader.using(regions="tokens").calibration is None  # other margins
 
 
-def test_a_fit_can_go_on_from_a_reader_with_its_tokenizer(reader, phantom):
-    model, tokenizer, _ = train(phantom, steps=1, start=reader)
-    assert tokenizer is reader.tokenizer
-    scratch, _, _ = train(phantom, steps=1)
-
-    def distance(other):
-        return sum(float((a - b).detach().abs().sum()) for a, b in
-                   zip(model.parameters(), other.parameters(), strict=True))  # fmt: skip
-
-    assert distance(reader.model) < distance(scratch)
-
-
-def test_a_dataset_without_texts_is_refused(phantom):
-    class Silent:
-        texts = None
-
-    with pytest.raises(ValueError, match="no texts"):
-        train_clip(Silent(), np.arange(3), steps=1)
-
-
-def test_platt_scaling_is_logistic_regression_and_leaves_unlabelled_columns_alone():
-    rng = np.random.default_rng(0)
-    margins = rng.normal(size=(500, 2))
-    truth = np.column_stack([rng.uniform(size=500) < 1 / (1 + np.exp(-2 * margins[:, 0] + 1)), np.full(500, np.nan)])
-    found = platt(margins, truth.astype(float))
-    reference = LogisticRegression(C=1e4).fit(margins[:, :1], truth[:, 0])
-    np.testing.assert_allclose(found[0], [reference.coef_[0, 0], reference.intercept_[0]])
-    np.testing.assert_allclose(found[0], [2, -1], atol=0.4)
-    np.testing.assert_array_equal(found[1], [1, 0])
+def test_calibration_uses_labelled_patients_counts_them_as_seen_and_gives_calibrated_scores(phantom):
+    rows = np.arange(60)
+    truth = np.column_stack([phantom.hidden[name].to_numpy(float) for name in ("pacemaker", "control_dot")] + [
+        (phantom.attributes["view"] == "AP").to_numpy(float)])[rows]  # fmt: skip
+    truth[:10] = np.nan
+    raw = tiny_reader(phantom)
+    reader = raw.calibrated(phantom, rows, truth, method="isotonic")
+    reference = Calibration.fit("isotonic", raw.margins(phantom.images(rows)).numpy(), truth, raw.names,
+                                patients=phantom.patients[rows].tolist())  # fmt: skip
+    for name, found in reader.calibration.maps.items():
+        np.testing.assert_allclose(found.scores, reference.maps[name].scores)
+    assert reader.fitted_on == frozenset(phantom.patients[rows])
+    assert tiny_reader(phantom).using(fitted_on=None).calibrated(phantom, rows, truth).fitted_on is None
 
 
 def test_a_probe_on_the_image_tower_is_saved_with_it(reader, phantom, tmp_path):
@@ -121,17 +128,46 @@ def test_a_probe_on_the_image_tower_is_saved_with_it(reader, phantom, tmp_path):
     assert again.fingerprint == probe.fingerprint
 
 
-def test_a_folder_without_a_reader_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no reader\.json"):
-        CLIPReader.from_pretrained(tmp_path)
+def test_two_concepts_of_one_name_are_refused(reader):
+    with pytest.raises(ValueError, match="one name each"):
+        reader.using(concepts=[CONCEPTS[0], CONCEPTS[0]])
+
+
+def test_another_way_with_regions_is_refused(reader):
+    with pytest.raises(ValueError, match=r"no regions='patch'; choose from \['whole', 'crop', 'tokens'\]"):
+        reader.using(regions="patch")
+
+
+def test_the_shipped_reader_is_the_one_that_earlier_measurements_name():
+    assert CLIPReader.from_shipped().fingerprint == SHIPPED_FINGERPRINT
+
+
+def test_the_earlier_list_of_platt_pairs_is_read_as_what_it_was():
+    saved = json.loads((shipped("clip-reader-phantom") / "reader.json").read_text())
+    reader = CLIPReader.from_shipped()
+    assert isinstance(saved["calibration"], list)
+    images = torch.rand(5, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    pairs = torch.tensor(saved["calibration"], dtype=torch.float32)
+    expected = torch.sigmoid(reader.margins(images) * pairs[:, 0] + pairs[:, 1])
+    torch.testing.assert_close(reader.read(images), expected, rtol=0, atol=0)
 
 
 def test_the_shipped_reader_reads_new_phantoms_as_well_as_its_card_says():
-    shipped = CLIPReader.from_shipped()
+    reader = CLIPReader.from_shipped()
     new = Phantom(300, "independent", seed=77)
-    scores = shipped.read(new.images(np.arange(300))).numpy()
+    scores = torch.cat([part for _, part in read_dataset(reader, new)]).numpy()
     table = pd.concat([new.attributes, new.hidden], axis=1)
-    for j, concept in enumerate(shipped.concepts):
-        truth, said = concept.truth(table), shipped.quality.concepts.loc[concept.name]
+    for j, concept in enumerate(reader.concepts):
+        truth, said = concept.truth(table), reader.quality.concepts.loc[concept.name]
         slope = scores[truth == 1, j].mean() - scores[truth == 0, j].mean()
         assert slope == pytest.approx(said.slope, abs=0.1), concept.name
+
+
+def test_a_shipped_reader_with_other_concepts_says_nothing_of_their_quality(tmp_path):
+    folder = shutil.copytree(shipped("clip-reader-phantom"), tmp_path / "copy")
+    same = CLIPReader.from_pretrained(folder)
+    fewer = CLIPReader.from_pretrained(folder, same.concepts[:2])
+    assert same.quality.concepts["auroc"].notna().any()
+    assert fewer.quality.concepts["auroc"].isna().all()
+    images = torch.rand(3, 1, 64, 64)
+    torch.testing.assert_close(fewer.read(images), same.read(images)[:, :2])

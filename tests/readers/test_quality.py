@@ -1,4 +1,6 @@
 import json
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -6,11 +8,16 @@ import pytest
 import statsmodels.api as sm
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from causal_cxr.graphs import Binary, CausalGraph, Continuous
-from causal_cxr.readers import Concept, ReaderQuality, assess
-from causal_cxr.readers.quality import auroc
+from causal_cxr.data.phantom import Phantom
+from causal_cxr.graphs import Binary, Categorical, CausalGraph, Continuous
+from causal_cxr.readers import Concept, Pixels, ProbeReader, ReaderQuality, assess, load_concepts
+from causal_cxr.readers.concordance import auroc, calibration_error, calibration_interval, concordance
+from causal_cxr.readers.judging import assess_reader
+from causal_cxr.readers.quality import COLUMNS, FOLLOWS, WITHIN, blind_spots
+from causal_cxr.weights import shipped
 
 GRAPH = CausalGraph([Binary("view", levels=("PA", "AP")), Continuous("age", unit="years", low=20, high=90)], [])
 CONCEPT = Concept("leads", ("leads",), ("no leads",))
@@ -39,7 +46,7 @@ def test_auroc_is_that_of_scikit_learn_ties_included(cases):
 
 def test_the_slope_is_the_difference_of_means_with_statsmodels_clustered_error():
     scores, truth, table, patients = sample()
-    row = assess(scores, truth, table, patients, GRAPH, [CONCEPT], resamples=20).concepts.loc["leads"]
+    row = assess(scores, truth, table, patients, GRAPH, [CONCEPT]).concepts.loc["leads"]
     fit = sm.OLS(scores[:, 0], sm.add_constant(truth[:, 0])).fit(
         cov_type="cluster", cov_kwds={"groups": pd.factorize(patients)[0]}
     )
@@ -54,7 +61,7 @@ def test_perfectly_calibrated_scores_have_a_small_calibration_error_and_overconf
     truth = (rng.uniform(size=8_000) < p).astype(float)[:, None]
     _, _, table, patients = sample(8_000)
     ece = [
-        assess(s[:, None], truth, table, patients, GRAPH, [CONCEPT], resamples=2).concepts.loc["leads", "ece"]
+        assess(s[:, None], truth, table, patients, GRAPH, [CONCEPT]).concepts.loc["leads", "ece"]
         for s in (p, np.round(p))
     ]
     assert ece[0] < 0.02
@@ -66,7 +73,7 @@ def test_where_the_concept_hardly_comes_without_the_view_the_others_tell_whether
         scores, truth, table, patients = sample(follow=follow)
         gone = (truth[:, 0] == 1) & (table["view"] == "PA").to_numpy()  # leads in PA views: none
         keep = ~gone
-        quality = assess(scores[keep], truth[keep], table[keep], patients[keep], GRAPH, [CONCEPT], resamples=2)
+        quality = assess(scores[keep], truth[keep], table[keep], patients[keep], GRAPH, [CONCEPT])
         row = quality.follows.set_index("attribute").loc["view"]
         assert row.low < follow < row.high
         assert (row.low > 0) == (follow > 0)
@@ -75,7 +82,7 @@ def test_where_the_concept_hardly_comes_without_the_view_the_others_tell_whether
 def test_a_concept_that_is_the_view_cannot_be_told_from_it():
     scores, truth, table, patients = sample()
     keep = (truth[:, 0] == 1) == (table["view"] == "AP").to_numpy()
-    quality = assess(scores[keep], truth[keep], table[keep], patients[keep], GRAPH, [CONCEPT], resamples=2)
+    quality = assess(scores[keep], truth[keep], table[keep], patients[keep], GRAPH, [CONCEPT])
     follows = quality.follows.set_index("attribute")
     assert np.isnan(follows.loc["view", "shift"])
     assert not np.isnan(follows.loc["age", "shift"])
@@ -84,7 +91,7 @@ def test_a_concept_that_is_the_view_cannot_be_told_from_it():
 def test_a_reader_that_follows_the_view_is_found_out_and_one_that_does_not_is_not():
     for follow in (0.0, 0.1):
         scores, truth, table, patients = sample(follow=follow)
-        quality = assess(scores, truth, table, patients, GRAPH, [CONCEPT], resamples=2)
+        quality = assess(scores, truth, table, patients, GRAPH, [CONCEPT])
         row = quality.follows.set_index("attribute").loc["view"]
         assert row.low < follow < row.high
         assert (row.low > 0) == (follow > 0)
@@ -92,7 +99,7 @@ def test_a_reader_that_follows_the_view_is_found_out_and_one_that_does_not_is_no
 
 def test_auroc_is_given_within_levels_and_quartiles_beside_the_attributes_own():
     scores, truth, table, patients = sample()
-    within = assess(scores, truth, table, patients, GRAPH, [CONCEPT], resamples=2).within
+    within = assess(scores, truth, table, patients, GRAPH, [CONCEPT]).within
     assert list(within.level) == ["PA", "AP", *(f"quartile {q}" for q in (1, 2, 3, 4))]
     ap = (table.view == "AP").to_numpy()
     expected = roc_auc_score(truth[ap, 0], scores[ap, 0])
@@ -100,7 +107,7 @@ def test_auroc_is_given_within_levels_and_quartiles_beside_the_attributes_own():
     assert within.attribute_auroc.max() < 0.55  # neither view nor age says anything of the leads
 
 
-def test_the_interval_resamples_whole_patients():
+def test_images_of_a_patient_are_no_independent_images():
     scores, truth, table, patients = sample(400)
     scores = scores + np.random.default_rng(3).normal(0, 0.4, (200, 1)).repeat(2, axis=0)
     truth = truth[::2].repeat(2, axis=0)
@@ -126,3 +133,289 @@ def test_quality_survives_json_and_nothing_known_is_nan():
         for name in ("concepts", "within", "follows"):
             pd.testing.assert_frame_equal(getattr(back, name), getattr(quality, name), check_dtype=False)
     assert ReaderQuality.unknown([CONCEPT]).concepts.isna().all(axis=None)
+
+
+# -- intervals in closed form ------------------------------------------------------------------------------------------
+cases = st.lists(
+    st.tuples(st.integers(0, 4), st.booleans(), st.integers(0, 5), st.integers(0, 2)), min_size=4, max_size=40
+)
+
+
+@given(cases)
+def test_concordance_is_counted_over_pairs_of_one_stratum(cases):
+    scores, present, groups, strata = (np.array(column) for column in zip(*cases, strict=True))
+    present = present.astype(bool)
+    wins = [
+        (scores[i] > scores[j]) + 0.5 * (scores[i] == scores[j])
+        for i in np.flatnonzero(present)
+        for j in np.flatnonzero(~present)
+        if strata[i] == strata[j]
+    ]
+    found = concordance(scores.astype(float), present, groups, strata)
+    assert found.pairs == len(wins)
+    assert found.value == pytest.approx(np.mean(wins), nan_ok=True) if wins else np.isnan(found.value)
+
+
+@given(cases)
+def test_the_variance_is_obuchowskis_from_her_formula(cases):
+    scores, present, groups, _ = (np.array(column) for column in zip(*cases, strict=True))
+    present = present.astype(bool)
+    m, n = present.sum(), (~present).sum()
+    with_present, with_absent = np.unique(groups[present]), np.unique(groups[~present])
+    found = concordance(scores.astype(float), present, groups)
+    if min(len(with_present), len(with_absent)) < 2:
+        assert np.isnan(found.variance)
+        return
+    beats = (scores[present][:, None] > scores[~present]) + 0.5 * (scores[present][:, None] == scores[~present])
+    area, v10, v01 = beats.mean(), beats.mean(axis=1), beats.mean(axis=0)
+    everyone = np.unique(groups)
+    x = np.array([(v10[groups[present] == g] - area).sum() for g in everyone])
+    y = np.array([(v01[groups[~present] == g] - area).sum() for g in everyone])
+    i10, i01, i = len(with_present), len(with_absent), len(everyone)
+    s10, s01 = i10 / ((i10 - 1) * m) * (x**2).sum(), i01 / ((i01 - 1) * n) * (y**2).sum()
+    s11 = i / (i - 1) * (x * y).sum()
+    assert found.variance == pytest.approx(max(s10 / m + s01 / n + 2 * s11 / (m * n), 0), abs=1e-12)
+
+
+def test_with_one_image_a_patient_the_variance_is_delongs():
+    rng = np.random.default_rng(0)
+    present = rng.uniform(size=80) < 0.4
+    scores = np.round(rng.normal(size=80) + present, 1)  # with ties
+    beats = (scores[present][:, None] > scores[~present]) + 0.5 * (scores[present][:, None] == scores[~present])
+    delong = beats.mean(1).var(ddof=1) / present.sum() + beats.mean(0).var(ddof=1) / (~present).sum()
+    assert concordance(scores, present, np.arange(80)).variance == pytest.approx(delong)
+
+
+@pytest.mark.parametrize(
+    ("patients", "each", "area", "shared"), [(150, 1, 0.8, 0.0), (60, 1, 0.98, 0.0), (60, 3, 0.8, 0.7)]
+)
+def test_auroc_intervals_hold_the_truth_as_often_as_they_say(patients, each, area, shared):
+    rng = np.random.default_rng(1)
+    group, runs = np.repeat(np.arange(patients), each), 400
+    held = 0
+    for _ in range(runs):
+        present = rng.uniform(size=len(group)) < 0.3
+        noise = np.sqrt(shared) * rng.normal(size=patients)[group] + np.sqrt(1 - shared) * rng.normal(size=len(group))
+        low, high = concordance(norm.ppf(area) * np.sqrt(2) * present + noise, present, group).interval()
+        held += low <= area <= high
+    assert held / runs == pytest.approx(0.95, abs=0.033)  # three standard errors
+
+
+def test_scores_that_separate_a_few_patients_prove_no_perfect_reader():
+    present = np.arange(40) < 20
+    low, high = concordance(present.astype(float), present, np.arange(40)).interval()
+    assert high == 1
+    assert low == pytest.approx(0.91, abs=0.01)  # 38 trials without a miss, by Wilson
+    twice = np.repeat(np.arange(20), 2)
+    assert concordance(present.astype(float), present, twice).interval()[0] < low  # of 20 patients only
+
+
+@pytest.mark.parametrize("off", [0.0, 0.1])
+def test_calibration_intervals_hold_the_truth_also_where_it_is_zero(off):
+    rng = np.random.default_rng(2)
+    held, runs = 0, 200
+    for _ in range(runs):
+        chance = rng.uniform(0.15, 0.85, 300)
+        truth = (rng.uniform(size=300) < chance).astype(float)
+        low, high = calibration_interval(np.clip(chance + off, 0, 1), truth, np.arange(300) // 2)
+        assert low <= calibration_error(np.clip(chance + off, 0, 1), truth) <= high
+        held += low <= off <= high
+    assert held / runs > 0.92
+
+
+def test_a_wrong_calibration_is_shown_to_be_wrong():
+    rng = np.random.default_rng(3)
+    scores = rng.uniform(size=2_000)
+    truth = (rng.uniform(size=2_000) < 0.5).astype(float)  # scores say nothing: off by 0.25 on average
+    low, high = calibration_interval(scores, truth, np.arange(2_000))
+    assert 0.15 < low < 0.25 < high < 0.32
+
+
+# -- within levels -----------------------------------------------------------------------------------------------------
+def test_a_reader_of_the_view_is_laid_open_by_the_stratified_auroc():
+    rng = np.random.default_rng(4)
+    n = 2_000
+    view = rng.uniform(size=n) < 0.5
+    truth = (rng.uniform(size=n) < np.where(view, 0.7, 0.1)).astype(float)
+    scores = 0.8 * view + 0.1 * rng.uniform(size=n)
+    table = GRAPH.coerce(pd.DataFrame({"view": np.where(view, "AP", "PA"), "age": rng.uniform(20, 90, n)}))
+    quality = assess(scores[:, None], truth[:, None], table, pd.Series(np.arange(n)), GRAPH, [CONCEPT])
+    assert quality.concepts.loc["leads", "auroc_low"] > 0.75
+    row = quality.within[quality.within.attribute == "view"].iloc[0]
+    assert row.stratified_low < 0.5 < row.stratified_high
+    assert row.attribute_low < quality.concepts.loc["leads", "auroc"] < row.attribute_high
+    age = quality.within[quality.within.attribute == "age"]
+    assert (age.stratified_low > 0.75).all()
+    assert set(blind_spots(quality).query("kind == 'within'").attribute) == {"view"}
+
+
+def test_the_stratified_auroc_is_the_mean_over_levels_weighted_by_pairs():
+    scores, truth, table, patients = sample()
+    scores = scores + np.random.default_rng(6).normal(0, 0.4, scores.shape)
+    within = assess(scores, truth, table, patients, GRAPH, [CONCEPT]).within
+    for _, rows in within.groupby("attribute"):
+        pairs = rows.n_present * rows.n_absent
+        assert rows.stratified.iloc[0] == pytest.approx((rows.auroc * pairs).sum() / pairs.sum())
+        assert (rows.auroc_low < rows.auroc).all()
+        assert (rows.auroc < rows.auroc_high).all()
+
+
+def test_unordered_levels_are_ranked_by_how_often_the_concept_is_there():
+    site = Categorical("site", levels=("north", "mid", "south"))
+    rng = np.random.default_rng(5)
+    level = rng.integers(0, 3, 900)
+    rate = np.array([0.1, 0.9, 0.1])[level]  # neither rising nor falling with the code
+    truth = (rng.uniform(size=900) < rate).astype(float)
+    table = pd.DataFrame({"site": site.decode(level)})
+    within = assess(rng.uniform(size=(900, 1)), truth[:, None], table, pd.Series(np.arange(900)), CausalGraph([site]),
+                    [CONCEPT]).within  # fmt: skip
+    assert within.attribute_auroc.iloc[0] == pytest.approx(roc_auc_score(truth, level == 1), abs=0.02)
+    assert within.attribute_low.iloc[0] > 0.8
+
+
+def test_images_without_the_attribute_are_in_none_of_its_levels():
+    scores, truth, table, patients = sample(400)
+    table.loc[:99, ["view", "age"]] = None
+    within = assess(scores, truth, table, patients, GRAPH, [CONCEPT]).within
+    for _, rows in within.groupby("attribute"):
+        assert (rows.n_present + rows.n_absent).sum() == 300
+
+
+# -- a reader, a dataset -----------------------------------------------------------------------------------------------
+class Told:
+    """Scores are the first pixel; fitted on whom it says."""
+
+    name, concepts = "told", (CONCEPT,)
+
+    def __init__(self, fitted_on):
+        self.fitted_on = fitted_on
+
+    def read(self, images, patients=None):
+        return images[:, 0, 0, :1]
+
+
+class Pictures:
+    texts, fingerprint = None, "pictures"
+
+    def __init__(self, scores, table, patients):
+        import torch
+
+        self.attributes, self.patients = table, patients
+        self._images = torch.as_tensor(scores, dtype=torch.float32)[:, None, None, None].expand(-1, 1, 2, 2)
+
+    def images(self, rows):
+        return self._images[rows]
+
+
+def test_a_reader_is_judged_as_its_scores_are():
+    scores, truth, table, patients = sample(400)
+    dataset, rows = Pictures(scores[:, 0], table, patients), np.arange(50, 350)
+    labels = pd.DataFrame({"leads": truth[:, 0]})
+    direct = assess(scores.astype(np.float32)[rows].astype(float), truth[rows], table.iloc[rows], patients.iloc[rows], GRAPH,
+                    [CONCEPT])  # fmt: skip
+    for told in (labels, truth[rows]):
+        found = assess_reader(Told(frozenset({"0"})), dataset, rows, told, GRAPH, batch_size=64)
+        for name in ("concepts", "within", "follows"):
+            pd.testing.assert_frame_equal(getattr(found, name), getattr(direct, name))
+
+
+def test_patients_it_was_fitted_on_are_refused_and_unknown_ones_warned_of():
+    scores, truth, table, patients = sample(400)
+    dataset, rows = Pictures(scores[:, 0], table, patients), np.arange(100)
+    with pytest.raises(ValueError, match=r"fitted on 2 of the 50 patients of these rows, e.g. '3'"):
+        assess_reader(Told(frozenset({"3", "4", "199"})), dataset, rows, truth[rows], GRAPH)
+    with pytest.warns(RuntimeWarning, match="not known on which patients"):
+        assess_reader(Told(None), dataset, rows, truth[rows], GRAPH)
+    with pytest.raises(ValueError, match=r"shape \(100, 2\); 100 rows x 1 concepts"):
+        assess_reader(Told(frozenset()), dataset, rows, np.ones((100, 2)), GRAPH)
+    with pytest.raises(ValueError, match="3 rows and the dataset 400"):
+        assess_reader(Told(frozenset()), dataset, rows, pd.DataFrame({"leads": [0, 1, 1]}), GRAPH)
+
+
+def test_a_cross_fitted_reader_may_be_judged_on_its_own_patients():
+    phantom = Phantom(300, "independent", seed=33, size=32)
+    (concept,) = load_concepts(["control_bar"])
+    truth = phantom.hidden[["control_bar"]].to_numpy(dtype=float)
+    probe = ProbeReader.fit(
+        phantom, np.arange(300), truth, [concept], features=Pixels(32), graph=phantom.graph, n_folds=3
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        judged = assess_reader(probe, phantom, np.arange(300), phantom.hidden, phantom.graph)
+    pd.testing.assert_frame_equal(judged.concepts, probe.quality.concepts, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["clip-reader-phantom", "probe-reader-phantom"])
+def test_files_of_before_are_read_with_their_numbers_and_what_they_lack_is_unknown(name):
+    written = json.loads((shipped(name) / "reader.json").read_text())["quality"]
+    for row in (*written["concepts"], *written["within"]):
+        for column in ("ece_low", "ece_high", *(WITHIN[7:] if "level" in row else ())):
+            row.pop(column, None)
+    quality = ReaderQuality.from_dict(written)
+    assert (tuple(quality.concepts), tuple(quality.within), tuple(quality.follows)) == (COLUMNS, WITHIN, FOLLOWS)
+    for frame, key in (
+        (quality.concepts.reset_index(), "concepts"),
+        (quality.within, "within"),
+        (quality.follows, "follows"),
+    ):
+        old = pd.DataFrame(written[key])
+        pd.testing.assert_frame_equal(frame[list(old)], old, check_dtype=False)
+    assert quality.within.stratified.isna().all()
+    assert isinstance(blind_spots(quality), pd.DataFrame)
+
+
+# -- blind spots -------------------------------------------------------------------------------------------------------
+def judged(**changes):
+    values = dict(
+        zip(COLUMNS, (0.9, 0.85, 0.94, 0.6, 0.02, 0.56, 0.64, 0.02, 80.0, 120.0, 0.4, 0.0, 0.05), strict=True)
+    )
+    frame = pd.DataFrame([values | changes], index=pd.Index(["wires"], name="concept"))
+    within = pd.DataFrame(
+        [["wires", "view", "AP", 0.85, 0.52, 40, 60, 0.8, 0.9, 0.45, 0.6, 0.85, 0.8, 0.9]], columns=list(WITHIN)
+    )
+    follows = pd.DataFrame([["wires", "view", 0.01, 0.01, -0.01, 0.03]], columns=list(FOLLOWS))
+    return ReaderQuality(frame, within, follows)
+
+
+def test_a_reader_without_fault_has_no_blind_spot():
+    assert blind_spots(judged()).empty
+
+
+def test_blind_spots_are_told_in_plain_words():
+    row = dict(zip(WITHIN, judged().within.iloc[0], strict=True))
+    bad = row | {"auroc": 0.61, "auroc_low": 0.55, "auroc_high": 0.68, "attribute_auroc": 0.84}
+    few = bad | {"level": "PA", "auroc": np.nan, "auroc_low": np.nan, "auroc_high": np.nan, "n_present": 1}
+    follows = pd.DataFrame(
+        [["wires", "view", 0.12, 0.02, 0.08, 0.16], ["wires", "age", np.nan, np.nan, np.nan, np.nan]],
+        columns=list(FOLLOWS),
+    )
+    told = blind_spots(replace(judged(), within=pd.DataFrame([bad, few]), follows=follows))
+    assert told.why.tolist() == [
+        "wires: AUROC within AP 0.61 [0.55, 0.68], the view column alone scores 0.84",
+        "wires: not judged within PA (1 images with it), the view column alone scores 0.84",
+        "wires: too few images to tell whether it is read or age",
+        "wires: its score moves by +0.12 [0.08, 0.16] with view while wires stays",
+    ]
+    assert told.kind.tolist() == ["within", "within", "inseparable", "follows"]
+    assert told.shown.tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "shown"),
+    [
+        ({"auroc_low": 0.6}, "discrimination", False),
+        ({"auroc": 0.6, "auroc_low": 0.55, "auroc_high": 0.65}, "discrimination", True),
+        ({"slope_low": 0.2}, "slope", False),
+        ({"slope": 0.1, "slope_low": 0.05, "slope_high": 0.15}, "slope", True),
+        ({"ece_high": 0.2}, "calibration", False),
+        ({"ece": 0.2, "ece_low": 0.15, "ece_high": 0.3}, "calibration", True),
+        ({"auroc": np.nan, "n_present": 4.0}, "unjudged", False),
+    ],
+)
+def test_each_limit_makes_one_blind_spot(changes, kind, shown):
+    told = blind_spots(judged(**changes))
+    assert told[["kind", "shown"]].to_numpy().tolist() == [[kind, shown]]
+
+
+def test_what_nobody_judged_is_no_blind_spot_less():
+    assert blind_spots(ReaderQuality.unknown([CONCEPT])).why.tolist() == ["leads: never judged on labelled patients"]
