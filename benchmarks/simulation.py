@@ -96,7 +96,7 @@ class SimulatedReader:
         scores = self.read(judged.images(np.arange(self.judged))).numpy().astype(float)
         self.quality = assess(
             scores, truth, judged.attributes, judged.patients, self.world.declared, self.concepts,
-            shifts=dict(self.world.content.shifts), resamples=2,
+            shifts=dict(self.world.content.shifts),
         )  # fmt: skip
 
     @classmethod

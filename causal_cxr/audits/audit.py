@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import pandas as pd
 
+from causal_cxr.audits import unnamed as searching
 from causal_cxr.audits.analyse import analyse
 from causal_cxr.audits.measure import (
     FACTUAL,
@@ -23,7 +24,8 @@ from causal_cxr.audits.measure import (
     measure,
     plan,
 )
-from causal_cxr.audits.report import GalleryItem, Report
+from causal_cxr.audits.report import ComponentPicture, GalleryItem, Report
+from causal_cxr.audits.unnamed import UnnamedSearch
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.editors.editor import Editor
 from causal_cxr.graphs import CausalGraph, Contrast, default_contrasts
@@ -60,6 +62,8 @@ class Audit:
         n_edited: edit at most this many images (drawn by patient, seeded); every image serves the unedited side.
         labelled_outcomes: whether what an attribute does to the other labelled attributes is decided about too, where a
             concept reads them.
+        unnamed: looks for concepts without a name, too: on one half of the patients, frozen, decided about on the other
+            half only, in families of their own. Features are measured in the same pass.
 
     Raises:
         ValueError: no reader, two readers of one name, or a concept that none reads.
@@ -76,8 +80,12 @@ class Audit:
         n_edited: int | None = None,
         concepts: Sequence[str] | None = None,
         labelled_outcomes: bool = False,
+        unnamed: UnnamedSearch | None = None,
     ) -> None:
         names = [reader.name for reader in readers]
+        taken = sorted({searching.NAME, searching.COLUMNS} & set(names))
+        if unnamed is not None and taken:
+            raise ValueError(f"A search for unnamed concepts takes the names {taken}; call the readers otherwise.")
         if not names or len(set(names)) != len(names):
             raise ValueError(f"An audit needs readers with different names, got {names}.")
         known = {concept.name for reader in readers for concept in reader.concepts}
@@ -88,7 +96,7 @@ class Audit:
         self.concepts = None if concepts is None else frozenset(concepts)
         self.interventions = tuple(interventions or default_contrasts(graph))
         self.alpha, self.smallest_effect, self.n_edited = alpha, smallest_effect, n_edited
-        self.labelled_outcomes = labelled_outcomes
+        self.labelled_outcomes, self.unnamed = labelled_outcomes, unnamed
 
     def run(
         self,
@@ -137,7 +145,7 @@ class Audit:
             scm = SCM(self.graph).fit(dataset.attributes)
         edited, excluded = self._edited(dataset, seed)
         made = plan(self.graph, dataset, self.interventions, edited, scm, seed=seed, batch_size=batch_size)
-        specification = {
+        specification: dict[str, Any] = {
             "graph": self.graph.to_dict(),
             "interventions": [c.name for c in self.interventions],
             "targets": hashlib.sha256(
@@ -155,21 +163,41 @@ class Audit:
             "seed": seed,
             "batch_size": batch_size,
         }
+        readers = self.readers
+        if self.unnamed is not None:
+            readers = (*readers, self.unnamed.columns())
+            specification["readers"][searching.COLUMNS] = readers[-1].fingerprint
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(out or temporary) / "measurements"
             images = len(made.rows) + len(editors) * (len(edited) + 32)
             with _Progress(images) as progress:
                 analysis_free = {k: v for k, v in specification.items() if k not in ANALYSIS_ONLY}
-                measure(dataset, editors, self.readers, made, folder, manifest=analysis_free, progress=progress)
+                measure(dataset, editors, readers, made, folder, manifest=analysis_free, progress=progress)
             measurements = load_measurements(folder)
             composition, ledger = load_composition(folder), load_ledger(folder)
             gallery = tuple(GalleryItem(**item) for item in load_gallery(folder))
         quality = {r.name: r.quality for r in self.readers}
+        asked = {r.name: self._asked(r) for r in self.readers}
+        options: dict[str, Any] = {"alpha": self.alpha, "smallest_effect": self.smallest_effect}
         analysis = analyse(
-            measurements, dataset.attributes, self.graph, self.interventions,
-            {r.name: self._asked(r) for r in self.readers}, quality, alpha=self.alpha, smallest_effect=self.smallest_effect,
-            labelled_outcomes=self.labelled_outcomes,
+            measurements, dataset.attributes, self.graph, self.interventions, asked, quality,
+            labelled_outcomes=self.labelled_outcomes, **options,
         )  # fmt: skip
+        edges, pictures, more = analysis.edges, tuple[ComponentPicture, ...](), dict[str, Any]()
+        if self.unnamed is not None:
+            found = searching.search(measurements, dataset, self.graph, made, self.readers, self.unnamed, seed=seed)
+            specification["unnamed"] = searching.specification(self.unnamed, found)
+            other = searching.tested(measurements, found)
+            if found.reader.components:
+                labelled = {name: tuple(c for c in group if c.attribute is not None) for name, group in asked.items()}
+                both = {**quality, searching.NAME: found.reader.quality}
+                components = analyse(other, dataset.attributes, self.graph, self.interventions,
+                                     {**labelled, searching.NAME: found.reader.concepts}, both, **options)  # fmt: skip
+                edges, quality = pd.concat([edges, components.edges], ignore_index=True), both
+                found, pictures = searching.illustrate(found, other, dataset, editors, made, self.unnamed)
+            more["unnamed"] = found.record()
+            if out is not None:
+                found.reader.save(Path(out) / searching.NAME)
         unreadable = measurements[(measurements["kind"] == "factual") & ~measurements["accepted"]]
         record = {
             "title": "Audit",
@@ -189,12 +217,14 @@ class Audit:
             "unreadable": {str(row): why for row, why in zip(unreadable["row"], unreadable["reason"], strict=True)},
             "rejected": int((~measurements.loc[measurements["kind"] != "factual", "accepted"]).sum()),
             "versions": {name: version(name) for name in ("causal_cxr", "torch", "numpy", "pandas", "statsmodels", "dowhy")},
+            **more,
             **(provenance or {}),
         }  # fmt: skip
         report = Report(
-            graph=self.graph, edges=analysis.edges, second_readings=analysis.second_readings,
+            graph=self.graph, edges=edges, second_readings=analysis.second_readings,
             falsification=analysis.falsification, effectiveness=analysis.effectiveness, leak=analysis.leak,
             acceptance=analysis.acceptance, composition=composition, quality=quality, gallery=gallery, measurements=measurements, provenance=record,
+            pictures=pictures,
         )  # fmt: skip
         if out is not None:
             report.save(out)
@@ -223,6 +253,7 @@ class Audit:
         models: dict[str, Editor | Reader] = {
             **{f"editor {n!r}": e for n, e in editors.items()},
             **{f"reader {r.name!r}": r for r in self.readers},
+            **({"the features of the unnamed": self.unnamed.columns()} if self.unnamed else {}),
         }
         for name, model in models.items():
             shared = audited & (model.fitted_on or frozenset())

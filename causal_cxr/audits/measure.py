@@ -265,9 +265,7 @@ def _edited_shard(
         return _frame(dataset, rows, {}, editor=name, kind="null"), {}, 0
     positions = positions[np.isin(plan.edited[positions], rows)]
     factual, patients = dataset.attributes.iloc[rows], dataset.patients.iloc[rows]
-    seeds = np.array(
-        [np.random.SeedSequence([plan.seed, int(row)]).generate_state(1)[0] for row in rows], dtype=np.int64
-    )
+    seeds = _seeds(plan, rows)
     abduction = editor.abduct(images, factual, seeds=seeds)
     evaluations = abduction.evaluations
     factual_targets = factual[list(plan.targets[0].total.columns)] if plan.targets else factual
@@ -315,6 +313,23 @@ def _edited_shard(
             "counterfactual": np.stack(gallery), "index": np.array(json.dumps(index)),
         }  # fmt: skip
     return pd.concat(frames, ignore_index=True), pictures, evaluations
+
+
+def edit_again(
+    dataset: Dataset, editor: Editor, plan: Plan, target: Target, rows: np.ndarray
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Factual images, null and total edits of some edited rows, as they were measured up to rounding."""
+    at = pd.Series(np.arange(len(plan.edited)), index=plan.edited)[rows].to_numpy()
+    images, factual = dataset.images(rows), dataset.attributes.iloc[rows]
+    abduction = editor.abduct(images, factual, seeds=_seeds(plan, rows))
+    null = editor.edit(abduction, factual[list(target.total.columns)], phrasing=NULL_PHRASING)
+    return images, null.images, editor.edit(abduction, target.total.iloc[at]).images
+
+
+def _seeds(plan: Plan, rows: np.ndarray) -> np.ndarray:
+    """One a row, whatever the batch."""
+    states = [np.random.SeedSequence([plan.seed, int(row)]).generate_state(1)[0] for row in rows]
+    return np.array(states, dtype=np.int64)
 
 
 def _part(editor: Editor, images: Tensor, factual: pd.DataFrame, seeds: np.ndarray, part: np.ndarray) -> Any:

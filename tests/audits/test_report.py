@@ -335,7 +335,10 @@ def test_a_placebo_is_an_attribute_that_shows_nowhere_and_is_related_to_nothing(
     assert "coin: 0 → 1" in section(with_coin.to_html(), "null")
 
 
-WITHIN = pd.DataFrame([["leads", "disease", "1", 0.83, 0.61, 40, 50]], columns=ReaderQuality.unknown(()).within.columns)
+WITHIN = pd.DataFrame(
+    [["leads", "disease", "1", 0.83, 0.61, 40, 50, 0.75, 0.9, 0.5, 0.7, 0.82, 0.74, 0.89]],
+    columns=ReaderQuality.unknown(()).within.columns,
+)
 FOLLOWS = pd.DataFrame(
     [["leads", "disease", 0.12, 0.02, 0.08, 0.16]], columns=ReaderQuality.unknown(()).follows.columns
 )

@@ -1,3 +1,3 @@
-from .report import GalleryItem, Report
+from .report import ComponentPicture, GalleryItem, Report
 
-__all__ = ["GalleryItem", "Report"]
+__all__ = ["ComponentPicture", "GalleryItem", "Report"]

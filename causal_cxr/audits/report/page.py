@@ -24,6 +24,7 @@ PER_CONTRAST = 3  #: gallery rows an editor x contrast: the first audited images
 GALLERY_BYTES, PAGE_BYTES = 1_300_000, 1_950_000  #: where there are many galleries, each shows fewer images
 MANY_REVEALED = 8  #: edges of one editor; beyond, their graph takes the whole width
 MANY_CONTRASTS = 7  #: beyond, matrices stand below each other
+OUTLINED = ".outlined { position: relative } .box { position: absolute; inset: 0; width: 100%; height: 100% }\n"
 MOST_CELLS = 250  #: cells written out, the findings first; the matrix and edges.csv have all
 
 
@@ -33,6 +34,7 @@ def page(report: "Report") -> str:
     style = (Path(__file__).parent / "page.css").read_text()
     for i in range(1, len(editors) + 1):
         style += f"body:has(#by-{i}:checked) .cell:not(.by-{i}) {{ display: none }}\n"
+    style += OUTLINED if "unnamed" in report.provenance else ""
     cells, galleries = _cells(report), _galleries(report)
     context = {
         "provenance": report.provenance, "editors": editors, "meaning": MEANING, "order": ORDER, "pictures": pictures,
@@ -50,7 +52,7 @@ def page(report: "Report") -> str:
         "composition": {e: records(report.composition[report.composition["editor"] == e]) for e in editors},
         "readers": {name: records(quality.concepts.reset_index()) for name, quality in report.quality.items()},
         "within": {name: _within(quality.within, quality.follows) for name, quality in report.quality.items()},
-        "blind_slope": BLIND_SLOPE,
+        "blind_slope": BLIND_SLOPE, "unnamed": _unnamed(report, cells),
     }  # fmt: skip
     template = _environment().get_template("page.html")
 
@@ -216,6 +218,41 @@ def _galleries(report: "Report") -> list[dict[str, Any]]:
         rows = [_pictures(item, cells, measured) for item in items]
         galleries.append({"editor": editor, "contrast": contrast, "edges": cells, "rows": rows})
     return galleries
+
+
+def _unnamed(report: "Report", cells: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What the search for concepts without a name found: a panel a component; None without a search."""
+    searched = report.provenance.get("unnamed")
+    if searched is None:
+        return None
+    components = []
+    for component in searched["components"]:
+        rows = []
+        for item in report.pictures:
+            if item.component == component["name"]:
+                images = {"factual": item.factual, "null edit": item.null, "counterfactual": item.counterfactual,
+                          "difference": pictures.difference(item.null, item.counterfactual)}  # fmt: skip
+                urls = {what: pictures.webp(image) for what, image in images.items()}
+                rows.append({"row": item.row, "images": urls, "before": item.before, "after": item.after})
+        mine = [
+            cell for cell in cells if cell["concept"] == component["name"] and cell["contrast"] == component["contrast"]
+        ]
+        names = component["phrases"]
+        lead = abs(names[0][1]) - abs(names[1][1]) if len(names) > 1 else None
+        components.append({**component, "rows": rows, "cells": mine, "lead": lead, "box": _box(component["region"])})
+    return {**searched, "components": components}
+
+
+def _box(region: Any) -> str | None:
+    """An outline over a picture, as SVG on a square of 100."""
+    if region is None:
+        return None
+    top, left, bottom, right = (100 * float(value) for value in region)
+    rectangle = f'x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}"'
+    return (
+        '<svg class="box" viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">'
+        f'<rect {rectangle} fill="none" stroke="var(--accent)" stroke-width="1.5" vector-effect="non-scaling-stroke"/></svg>'
+    )
 
 
 def _pictures(item: "GalleryItem", edges: list[dict[str, Any]], measured: pd.DataFrame) -> dict[str, Any]:

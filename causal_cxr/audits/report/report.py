@@ -2,8 +2,8 @@
 
 import io
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,21 @@ class GalleryItem:
 
 
 @dataclass(frozen=True)
+class ComponentPicture:
+    """An edit in which a component without a name changed most, ``(h, w)`` uint8 each; its scores in null edit and edit."""
+
+    component: str
+    editor: str
+    contrast: str
+    row: int
+    before: float
+    after: float
+    factual: np.ndarray
+    null: np.ndarray
+    counterfactual: np.ndarray
+
+
+@dataclass(frozen=True)
 class Report:
     """What an audit found, and how to reproduce it.
 
@@ -47,7 +62,9 @@ class Report:
         gallery: of the first edited images.
         measurements: the table that every number can be recomputed from.
         provenance: specification and its hash, versions, fingerprints, seed, ledger, exclusions. Optional: ``left_out``
-            (file or concept -> why it took no part) and ``truth`` (a world's relations).
+            (file or concept -> why it took no part), ``truth`` (a world's relations) and ``unnamed`` (what a search for
+            concepts without a name found).
+        pictures: of these.
     """
 
     graph: CausalGraph
@@ -62,6 +79,7 @@ class Report:
     gallery: tuple[GalleryItem, ...]
     measurements: pd.DataFrame
     provenance: Mapping[str, Any]
+    pictures: tuple[ComponentPicture, ...] = ()
 
     def revealed(self, editor: str | None = None) -> pd.DataFrame:
         """Edges that the declared graph does not have."""
@@ -85,14 +103,11 @@ class Report:
             "quality": {name: _quality_to_json(quality) for name, quality in self.quality.items()},
             "provenance": strict(self.provenance),
         }
-        if self.gallery:
-            stacked = io.BytesIO()
-            index = json.dumps([[g.editor, g.contrast, g.attribute, g.row] for g in self.gallery])
-            arrays = {k: np.stack([getattr(g, k) for g in self.gallery]) for k in PICTURES}
-            np.savez_compressed(stacked, index=np.array(index), **arrays)  # type: ignore[arg-type]
-            _whole(folder / "gallery.npz", stacked.getvalue())
-        else:  # that of an earlier report must not be read back with this one
-            (folder / "gallery.npz").unlink(missing_ok=True)
+        for name, items in (("gallery.npz", self.gallery), ("unnamed.npz", self.pictures)):
+            if items:
+                _whole(folder / name, _stacked(items))
+            else:  # that of an earlier report must not be read back with this one
+                (folder / name).unlink(missing_ok=True)
         _whole(folder / "edges.csv", self.edges.to_csv(index=False).encode())
         _whole(folder / "graph.graphml", self.graph.to_graphml().encode())
         _whole(folder / "graph.dot", self.graph.to_dot().encode())
@@ -120,22 +135,14 @@ class Report:
                 f"{folder}/report.json has format {content.get('format', 1)}, this version reads {FORMAT}; run the audit "
                 "again with this out=: what was measured is kept."
             )
-        gallery: tuple[GalleryItem, ...] = ()
-        if (folder / "gallery.npz").is_file():
-            with np.load(folder / "gallery.npz", allow_pickle=False) as arrays:
-                about = json.loads(str(arrays["index"]))
-                factual, null, counterfactual = (arrays[name] for name in PICTURES)
-                gallery = tuple(
-                    GalleryItem(editor, contrast, attribute, row, factual[i], null[i], counterfactual[i])
-                    for i, (editor, contrast, attribute, row) in enumerate(about)
-                )
         return cls(
             graph=CausalGraph.from_dict(content["graph"]),
             **{name: frame_from_json(content[name]) for name in FRAMES},
             quality={name: _quality_from_json(q) for name, q in content["quality"].items()},
-            gallery=gallery,
+            gallery=tuple(GalleryItem(*item) for item in _items(folder / "gallery.npz")),
             measurements=load_measurements(folder / "measurements"),
             provenance=content["provenance"],
+            pictures=tuple(ComponentPicture(*item) for item in _items(folder / "unnamed.npz")),
         )
 
     def _save_measurements(self, folder: Path) -> None:
@@ -159,6 +166,24 @@ class Report:
         from causal_cxr.audits.report.page import notebook
 
         return notebook(self)
+
+
+def _stacked(items: Sequence[GalleryItem] | Sequence[ComponentPicture]) -> bytes:
+    """Pictures as arrays, and all else about them as JSON, in the order of the fields."""
+    about = [[getattr(item, f.name) for f in fields(item) if f.name not in PICTURES] for item in items]
+    arrays = {k: np.stack([getattr(item, k) for item in items]) for k in PICTURES}
+    stream = io.BytesIO()
+    np.savez_compressed(stream, index=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def _items(file: Path) -> Iterator[list[Any]]:
+    """Inverse of :func:`_stacked`: the fields of each item, in order; nothing where there is no file."""
+    if file.is_file():
+        with np.load(file, allow_pickle=False) as arrays:
+            shots = [arrays[name] for name in PICTURES]
+            for i, about in enumerate(json.loads(str(arrays["index"]))):
+                yield [*about, *(stack[i] for stack in shots)]
 
 
 def _quality_to_json(quality: ReaderQuality) -> dict[str, Any]:

@@ -1,0 +1,343 @@
+"""Concepts without a name in an audit: found on one half of the patients, frozen, tested on the other half only."""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from causal_cxr.audits.measure import FACTUAL, Plan, edit_again
+from causal_cxr.audits.report import ComponentPicture
+from causal_cxr.data.dataset import Dataset
+from causal_cxr.editors.editor import Editor
+from causal_cxr.graphs import CausalGraph, Continuous
+from causal_cxr.readers.changes import Changes
+from causal_cxr.readers.components import Component, ComponentReader
+from causal_cxr.readers.concepts import Concept
+from causal_cxr.readers.features import Features
+from causal_cxr.readers.find_components import Found, Search, find_components
+from causal_cxr.readers.quality import ReaderQuality
+from causal_cxr.readers.reader import Reader
+
+NAME, COLUMNS = "unnamed", "features"
+SHOWN = 3  #: images a component
+COMPARED = (
+    12  #: edited images in which a component appears or goes, and as many in which it stays, behind phrases and region
+)
+BLANK = (64, 64)  #: an image that tells how many features there are
+BLUR, BORDER = (
+    0.03,
+    0.5,
+)  #: of the map of changes, as a share of the image's side; of its maximum, where the region ends
+
+
+class Phrases(Protocol):
+    """What names images in words: a :class:`~causal_cxr.readers.CLIPReader`."""
+
+    concepts: tuple[Concept, ...]
+
+    def margins(self, images: Tensor) -> Tensor:
+        """``(n, 1, h, w)`` -> ``(n, k)``, how much better each concept's phrases fit than its negative ones."""
+        ...
+
+
+@dataclass(frozen=True)
+class UnnamedSearch:
+    """That an audit looks for signs which nobody has named.
+
+    Attributes:
+        features: frozen, in which edited and null edits are compared; embeddings that were trained on radiographs and
+            text see more than pixels or gradients.
+        search: settings.
+        phrases: names the nearest phrases of each component; no part of the search.
+        without: concepts whose names are withheld, as if the vocabulary lacked them: neither do their scores mark a
+            component as known, nor their phrases name it.
+    """
+
+    features: Features
+    search: Search = field(default_factory=Search)
+    phrases: Phrases | None = None
+    without: Collection[str] = ()
+
+    def columns(self) -> Reader:
+        """What reads the features in the same pass as the concepts; see :class:`FeatureColumns`."""
+        return FeatureColumns(self.features, int(self.features.features(torch.zeros(1, 1, *BLANK)).shape[1]))
+
+    def describe(self) -> dict[str, Any]:
+        """For the frozen specification."""
+        return {"features": self.features.fingerprint, "search": asdict(self.search), "without": sorted(self.without)}
+
+
+class FeatureColumns:
+    """Features in the measurement table: one column each, beside the concepts' scores."""
+
+    name = COLUMNS
+
+    def __init__(self, features: Features, width: int) -> None:
+        self._features, self.fitted_on = features, features.fitted_on
+        self.fingerprint = features.fingerprint
+        self.concepts = tuple(Concept(f"{i:04d}", ("high",), ("low",)) for i in range(width))
+        self.quality = ReaderQuality.unknown(self.concepts)
+
+    def read(self, images: Tensor, patients: Sequence[str] | None = None) -> Tensor:
+        """``(n, d)``; features are no scores, so they may lie outside [0, 1]."""
+        return self._features.features(images)
+
+
+@dataclass(frozen=True)
+class Unnamed:
+    """What a search left behind.
+
+    Attributes:
+        reader: the frozen components; none if none was found.
+        found: all candidates, with the reason why each was not kept.
+        searched: patients they were found on.
+        tested: the others.
+    """
+
+    reader: ComponentReader
+    found: tuple[Found, ...]
+    searched: frozenset[str]
+    tested: frozenset[str]
+
+    def record(self) -> dict[str, Any]:
+        """For the report's provenance."""
+        return {
+            "fingerprint": self.reader.fingerprint,
+            "searched": len(self.searched), "tested": len(self.tested),
+            "components": [asdict(component) for component in self.reader.components],
+            "left": [{"contrast": f.contrast, "effect": f.effect, "selection": f.selection, "why": f.verdict}
+                     for f in self.found if f.verdict],
+        }  # fmt: skip
+
+
+def halves(patients: pd.Series, edited: np.ndarray, seed: int) -> tuple[frozenset[str], frozenset[str]]:
+    """Patients in two halves, those with edited images and the others halved apart.
+
+    >>> first, second = halves(pd.Series(["a", "a", "b", "c", "d"]), np.array([0, 2]), seed=0)
+    >>> len(first), len(second), first & second
+    (2, 2, frozenset())
+    """
+    ids = patients.astype(str).to_numpy()
+    first: set[str] = set()
+    inside = np.unique(ids[edited])
+    rng = np.random.default_rng([seed, 2])
+    for group in (inside, np.setdiff1d(np.unique(ids), inside)):
+        first |= {str(p) for p in rng.permutation(group)[: (len(group) + 1) // 2]}
+    return frozenset(first), frozenset(str(p) for p in ids) - first
+
+
+def search(
+    measurements: pd.DataFrame,
+    dataset: Dataset,
+    graph: CausalGraph,
+    plan: Plan,
+    readers: Sequence[Reader],
+    unnamed: UnnamedSearch,
+    *,
+    seed: int = 0,
+) -> Unnamed:
+    """Find components on one half of the patients and freeze them.
+
+    Args:
+        measurements: with the columns of :class:`FeatureColumns`.
+        dataset, graph, plan: as measured.
+        readers: whose scores say what is known already.
+        unnamed: what to look in, and how.
+        seed: of the halves and the search.
+
+    Raises:
+        ValueError: too few images to look in.
+    """
+    first, second = halves(dataset.patients, plan.edited, seed)
+    mine = measurements[measurements["patient"].isin(first) & measurements["accepted"]]
+    columns = [str(c) for c in measurements if str(c).startswith(f"{COLUMNS}/")]
+    factual = mine[mine["kind"] == FACTUAL].set_index("row").sort_index()
+    table = graph.coerce(dataset.attributes).iloc[plan.rows]
+    factual = factual[table.loc[factual.index].notna().all(axis=1).to_numpy()]
+    tables = [table.loc[factual.index], table.iloc[plan.edited], *(target.total for target in plan.targets)]
+    attributes, before, *after = _numbers(graph, tables, table)
+    changes = _changes(mine, plan, [moved - before for moved in after], columns)
+    looks, named = _known(factual, readers, unnamed.without)
+    features = factual[columns].to_numpy(dtype=float)
+    patients = factual["patient"].to_numpy()
+    found = find_components(
+        changes, features, attributes, patients, unnamed.search, looks=looks, named=named, seed=seed
+    )
+    reader = ComponentReader.from_found(found, unnamed.features, features, sorted(first), name=NAME)
+    return Unnamed(reader, found, first, second)
+
+
+def tested(measurements: pd.DataFrame, unnamed: Unnamed) -> pd.DataFrame:
+    """Measurements of the other half alone, with the components' scores in place of the features."""
+    columns = [str(c) for c in measurements if str(c).startswith(f"{COLUMNS}/")]
+    mine = measurements[measurements["patient"].isin(unnamed.tested)]
+    scores = unnamed.reader.read_features(mine[columns].to_numpy(dtype=float))
+    names = [f"{NAME}/{component.name}" for component in unnamed.reader.components]
+    return mine.drop(columns=columns).assign(**dict(zip(names, scores.T, strict=True)))
+
+
+def illustrate(
+    unnamed: Unnamed,
+    scores: pd.DataFrame,
+    dataset: Dataset,
+    editors: Mapping[str, Editor],
+    plan: Plan,
+    search: UnnamedSearch,
+) -> tuple[Unnamed, tuple[ComponentPicture, ...]]:
+    """Pictures, region and nearest phrases of each component, from images of the other half that are edited again.
+
+    Args:
+        unnamed: frozen.
+        scores: of :func:`tested`.
+        dataset, editors, plan: as measured.
+        search: with the phrases, if any.
+    """
+    components, pictures = [], list[ComponentPicture]()
+    for component in unnamed.reader.components:
+        strongest = _strongest(scores, component)
+        if strongest is None:
+            components.append(component)
+            continue
+        editor, moved, still = strongest
+        target = next(t for t in plan.targets if t.contrast.name == component.contrast)
+        rows = np.array([*moved["row"], *still["row"]], dtype=np.int64)
+        images, null, edited = edit_again(dataset, editors[editor], plan, target, rows)
+        appears = np.sign(moved["change"].to_numpy())  # a sign that goes is there before
+        component = replace(
+            component, region=_region(null, edited, len(moved)),
+            phrases=_phrases(search, null, edited, appears, still["orientation"].to_numpy(), component, len(moved)),
+        )  # fmt: skip
+        components.append(component)
+        for k, row in enumerate(moved.head(SHOWN).to_dict("records")):
+            shots = ((x[k, 0].clamp(0, 1) * 255).round().byte().numpy() for x in (images, null, edited))
+            pictures.append(
+                ComponentPicture(component.name, editor, component.contrast, int(row["row"]), float(row["before"]),
+                                 float(row["after"]), *shots)
+            )  # fmt: skip
+    return replace(unnamed, reader=unnamed.reader.described(components)), tuple(pictures)
+
+
+def _numbers(graph: CausalGraph, tables: Sequence[pd.DataFrame], reference: pd.DataFrame) -> list[np.ndarray]:
+    """The labelled attributes as numbers, ``(n, p)`` a table: standardised by the reference, or indicators of levels."""
+    columns: list[list[np.ndarray]] = [[] for _ in tables]
+    for name in graph.labelled:
+        attribute = graph.attributes[name]
+        codes = attribute.encode(reference[name].dropna())
+        for own, table in zip(columns, tables, strict=True):
+            mine = attribute.encode(table[name])
+            if isinstance(attribute, Continuous):
+                own.append((mine - codes.mean()) / (codes.std() or 1.0))
+            else:
+                levels = range(1, len(attribute.levels))
+                own += [(mine == k).astype(float) - float((codes == k).mean()) for k in levels]
+    return [np.column_stack(own) if own else np.empty((len(t), 0)) for own, t in zip(columns, tables, strict=True)]
+
+
+def _changes(mine: pd.DataFrame, plan: Plan, moved: Sequence[np.ndarray], columns: list[str]) -> Changes:
+    """Pairs of accepted edits and their null edits, of all editors and interventions."""
+    position = pd.Series(np.arange(len(plan.edited)), index=plan.edited)
+    null = mine[mine["kind"] == "null"].set_index(["editor", "row"])
+    parts = []
+    for target, change in zip(plan.targets, moved, strict=True):
+        edits = mine[
+            (mine["kind"] == "total") & (mine["contrast"] == target.contrast.name) & (mine["orientation"] != 0)
+        ]
+        keys = pd.MultiIndex.from_frame(edits[["editor", "row"]])
+        edits, keys = edits[keys.isin(null.index)], keys[keys.isin(null.index)]
+        at = position[edits["row"]].to_numpy()
+        parts.append(
+            Changes(
+                null.loc[keys, columns].to_numpy(dtype=float), edits[columns].to_numpy(dtype=float), change[at],
+                edits["contrast"].to_numpy(dtype=str), edits["attribute"].to_numpy(dtype=str),
+                edits["orientation"].to_numpy(dtype=float), edits["patient"].to_numpy(dtype=str),
+            )
+        )  # fmt: skip
+    return Changes(*(np.concatenate([getattr(part, name) for part in parts]) for name in Changes.__dataclass_fields__))
+
+
+def _known(
+    factual: pd.DataFrame, readers: Sequence[Reader], without: Collection[str]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Scores of what the readers read: of labelled attributes, and by name of all else."""
+    looks, named = [], {}
+    for reader in readers:
+        for concept in reader.concepts:
+            scores = factual[f"{reader.name}/{concept.name}"].to_numpy(dtype=float)
+            if concept.attribute is not None:
+                looks.append(scores)
+            elif concept.name not in without:
+                named[f"{concept.name} ({reader.name})"] = scores
+    return np.column_stack(looks) if looks else np.empty((len(factual), 0)), named
+
+
+def _strongest(scores: pd.DataFrame, component: Component) -> tuple[str, pd.DataFrame, pd.DataFrame] | None:
+    """The editor that moves a component most, and edits in which it changes most and least: row, before, after, change."""
+    column = f"{NAME}/{component.name}"
+    edits = scores[
+        (scores["kind"] == "total") & (scores["contrast"] == component.contrast) & (scores["orientation"] != 0)
+    ]
+    null = scores[scores["kind"] == "null"].set_index(["editor", "row"])[column]
+    edits = edits[edits["accepted"]]
+    keys = pd.MultiIndex.from_frame(edits[["editor", "row"]])
+    edits, keys = edits[keys.isin(null.index)], keys[keys.isin(null.index)]
+    if edits.empty:
+        return None
+    pairs = pd.DataFrame({"editor": edits["editor"].to_numpy(), "row": edits["row"].to_numpy(),
+                          "orientation": edits["orientation"].to_numpy(), "before": null.loc[keys].to_numpy(),
+                          "after": edits[column].to_numpy()})  # fmt: skip
+    pairs["change"] = pairs["after"] - pairs["before"]
+    editor = str(pairs["change"].abs().groupby(pairs["editor"]).mean().idxmax())
+    pairs = pairs[pairs["editor"] == editor]
+    order = pairs["change"].abs().to_numpy().argsort(kind="stable")
+    count = min(COMPARED, len(pairs) // 2)
+    if not count:
+        return None
+    return editor, pairs.iloc[order[::-1][:count]], pairs.iloc[order[:count]]
+
+
+def _region(null: Tensor, edited: Tensor, moved: int) -> tuple[float, float, float, float] | None:
+    """Where images in which the sign appears or goes change more than others under the same intervention."""
+    from scipy.ndimage import gaussian_filter
+    from skimage.measure import label, regionprops
+
+    change = (edited - null).abs()[:, 0].numpy()
+    more = change[:moved].mean(0) - change[moved:].mean(0)
+    height, width = more.shape
+    more = gaussian_filter(more, BLUR * max(height, width))
+    if not more.max() > 0:
+        return None
+    parts = regionprops(label(more >= BORDER * more.max()), intensity_image=more)
+    strongest = max(parts, key=lambda part: float(part.intensity_max))
+    top, left, bottom, right = strongest.bbox
+    return top / height, left / width, bottom / height, right / width
+
+
+def _phrases(
+    search: UnnamedSearch, null: Tensor, edited: Tensor, appears: np.ndarray, orientation: np.ndarray, component: Component,
+    moved: int,
+) -> tuple[tuple[str, float], ...]:  # fmt: skip
+    """The five phrases that change most where the sign appears, beyond what they change with the intervention alone."""
+    if search.phrases is None:
+        return ()
+    kept = [j for j, c in enumerate(search.phrases.concepts) if c.attribute is None and c.name not in search.without]
+    if not kept:
+        return ()
+    before, after = (search.phrases.margins(images).numpy()[:, kept] for images in (null, edited))
+    spread = np.maximum(np.concatenate([before, after]).std(0), 1e-9)
+    change = (after - before) / spread
+    # Where the sign stays, the intervention alone changes the margin; it is turned the way in which the sign appears.
+    alone = (change[moved:] * orientation[:, None]).mean(0) * np.sign(component.effect)
+    growth = (change[:moved] * appears[:, None]).mean(0) - alone
+    order = np.argsort(-np.abs(growth), kind="stable")[:5]
+    return tuple((search.phrases.concepts[kept[j]].name, float(growth[j])) for j in order)
+
+
+def specification(search: UnnamedSearch, unnamed: Unnamed) -> dict[str, Any]:
+    """What the frozen specification says: how, on whom, and the hash of what was found before anyone else was looked at."""
+    patients = hashlib.sha256("\n".join(sorted(unnamed.searched)).encode()).hexdigest()[:16]
+    return {**search.describe(), "searched": patients, "components": unnamed.reader.fingerprint}
