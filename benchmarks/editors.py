@@ -259,10 +259,10 @@ def _outside(asked: Sequence[Question], made: Sequence[Tensor], network: SignNet
 
 
 def disentanglement(
-    world: World, judge: Judge, levers: Sequence[str], *, fit: bool, steps: int | None
+    world: World, judge: Judge, levers: Sequence[str], *, fit: bool, steps: int | None, folder: Path | None
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Lever set -> ``leak_mean`` in this world, and the detail, under total effects."""
-    editors = lever_editors(world, levers, fit=fit, steps=steps)
+    editors = lever_editors(world, levers, fit=fit, steps=steps, folder=folder)
     asked = questions(judge.phantom, judge.rows, judge.contrasts, seed=judge.seed, held=False)
     leaks = lever_leaks(
         editors, fitted_editor("scm", world).scm, judge.phantom, asked, judge.readings_of(asked)["probe"],
@@ -395,6 +395,7 @@ def main() -> None:
     parser.add_argument("--cycled", type=int, default=64, help="images of composition and reversibility")
     parser.add_argument("--seed", type=int, default=77, help="not 55: on those the solver's grid was chosen")
     parser.add_argument("--fit-missing", action="store_true", help="fit balanced adapters that are not in the cache")
+    parser.add_argument("--balanced", type=Path, metavar="FOLDER", help="balanced adapters, WORLD-ATTRIBUTE each")
     parser.add_argument("--balanced-steps", type=int, help="of these fits")
     parser.add_argument("--flamingo", type=Path, metavar="FOLDER", help="layers that read exemplars, unless they ship")
     parser.add_argument("--inversion-json", type=Path, default=INVERSION if INVERSION.is_file() else None)
@@ -422,7 +423,7 @@ def main() -> None:
             print(f"{name}, {kind}: {time.monotonic() - begun:.0f} s", flush=True)
         if levers:
             means, detail[name]["levers"] = disentanglement(
-                world, judge, levers, fit=args.fit_missing, steps=args.balanced_steps
+                world, judge, levers, fit=args.fit_missing, steps=args.balanced_steps, folder=args.balanced
             )
             for lever, value in means.items():
                 table[lever][name] = value

@@ -100,25 +100,33 @@ def fitted_editor(kind: str, world: World, *, steps: int | None = None, folder: 
     return editor.using(inversion=INVERSIONS[method]()) if method else editor
 
 
-def balanced_editors(world: World, *, steps: int | None = None, fit: bool = True) -> dict[str, Any]:
+def balanced_editors(
+    world: World, *, steps: int | None = None, fit: bool = True, folder: Path | None = None
+) -> dict[str, Any]:
     """Attribute that shows -> an editor of it alone, of balanced fine-tuning on captions that name it only; causes first.
 
-    Attributes whose confounding no labelled attributes block are left out: no weights can balance them.
+    Left out are attributes whose confounding no labelled attributes block, as no weights can balance them, and attributes
+    that nothing confounds, as there is nothing to balance.
 
     Args:
         world: whose.
         steps: of each fit, in place of ``STEPS["balanced"]``.
         fit: what is not in the cache; takes minutes an attribute.
+        folder: where the adapters are, each in ``WORLD-ATTRIBUTE``; they were fitted by ``causal-cxr finetune --balanced
+            --captions own``.
 
     Raises:
-        FileNotFoundError: ``fit`` is off, and one is not in the cache.
+        FileNotFoundError: one is not in ``folder``; or ``fit`` is off, and one is not in the cache.
     """
     from causal_cxr.editors.finetune import Balanced, Telling
 
     graph, start, count = world.declared, _start(world), steps or STEPS["balanced"]
     editors = {}
     for name in graph.topological_order():
-        if name not in graph.image_parents or graph.adjustment_set(name) is None:
+        if name not in graph.image_parents or not graph.adjustment_set(name):
+            continue
+        if folder is not None:
+            editors[name] = start.adapted(folder / f"{world.name}-{name}")
             continue
         options = {"weights": Balanced(graph, name), "captions": Telling(names=(name,))}
 

@@ -2,8 +2,8 @@
 
 - ``naive``: the world's adapter, fitted to images as they co-occur; the prompt names the edited attribute alone.
 - ``scm target``: the prompt is the whole attribute vector that the graph's fitted SCM predicts (abduct, act, predict).
-- ``balanced``: the naive prompt, to an adapter of each attribute that was fitted to balanced images (one whose confounding no
-  labelled attributes block keeps the world's adapter).
+- ``balanced``: the naive prompt, to an adapter of each attribute that was fitted to balanced images (one that nothing
+  confounds, or whose confounding no labelled attributes block, keeps the world's adapter).
 - ``orthogonal``: the edited attribute's direction less the held ones', within the region where it acts.
 - ``all``: SCM target, balanced adapters one after the other, causes first, each within the region where it acts. An adapter
   that knows one attribute has no held directions: orthogonal guidance is that of the attributes without an adapter.
@@ -12,6 +12,7 @@ Truth is the total effect: labelled attributes follow the one that is set, here 
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -23,7 +24,9 @@ from causal_cxr.data.phantom.world import World
 LEVERS = ("naive", "scm target", "balanced", "orthogonal", "all")
 
 
-def lever_editors(world: World, levers: Sequence[str], *, fit: bool = True, steps: int | None = None) -> dict[str, Any]:
+def lever_editors(
+    world: World, levers: Sequence[str], *, fit: bool = True, steps: int | None = None, folder: Path | None = None
+) -> dict[str, Any]:
     """Lever set -> its editor; see the module.
 
     Args:
@@ -31,6 +34,7 @@ def lever_editors(world: World, levers: Sequence[str], *, fit: bool = True, step
         levers: of :data:`LEVERS`.
         fit: adapters that are not in the cache.
         steps: of these fits.
+        folder: where balanced adapters are, instead of the cache.
 
     Raises:
         FileNotFoundError: ``fit`` is off and a balanced adapter is missing.
@@ -49,7 +53,7 @@ def lever_editors(world: World, levers: Sequence[str], *, fit: bool = True, step
     orthogonal = plain.using(guidance=Region(Orthogonal(plain.graph_attributes), Estimated()))
     made = {"naive": naive, "scm target": plain, "orthogonal": orthogonal}
     if {"balanced", "all"} & set(levers):
-        balanced = balanced_editors(world, steps=steps, fit=fit)
+        balanced = balanced_editors(world, steps=steps, fit=fit, folder=folder)
         within = {name: e.using(guidance=Region(ClassifierFree(), Estimated())) for name, e in balanced.items()}
         made["balanced"] = PerAttributeEditor(balanced, naive)
         made["all"] = PerAttributeEditor(within, orthogonal)
