@@ -1,5 +1,6 @@
 """``causal-cxr audit`` on a folder of PNGs, as examples/folder_audit.yaml has it."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from causal_cxr.audits.spec import AuditSpec, ModelBlock, SpecError, _model
+from causal_cxr.audits.spec import READERS, AuditSpec, ModelBlock, SpecError, _model
 from causal_cxr.cli import app
 from causal_cxr.editors import DiffusionEditor
 from causal_cxr.graphs import Binary, CausalGraph
+from causal_cxr.readers import CLIPReader, load_concepts
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -97,10 +99,35 @@ def test_a_published_pipeline_is_opened_with_what_the_graph_names(tmp_path, monk
     for place in ({"path": tmp_path}, {"hub": "owner/name"}):
         _model("mine", ModelBlock(type="diffusion", options=options, **place), ("diffusion", "scm"), graph)
     assert asked == [(tmp_path, {"graph": graph} | options), ("owner/name", {"graph": graph} | options)]
-    with pytest.raises(SpecError, match=r"mine: type: diffusion has no options \['steps'\]; there are \['revision'"):
+    with pytest.raises(SpecError, match=r"mine: type: diffusion has no options \['steps'\] here; there are \['revision'"):
         _model("mine", ModelBlock(type="diffusion", path=tmp_path, options={"steps": 3}), ("diffusion",), graph)
-    with pytest.raises(SpecError, match="mine: hub: is for type: diffusion"):
+    with pytest.raises(SpecError, match="mine: hub: is for diffusion and clip"):
         _model("mine", ModelBlock(type="scm", hub="owner/name"), ("diffusion", "scm"), graph)
+
+
+def test_a_published_clip_model_is_asked_about_a_bank(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(CLIPReader, "from_pretrained", lambda *given, **options: asked.append((*given, options)))
+    options = {"bank": "radiographs", "names": ["wires"], "regions": "crop"}
+    wires = load_concepts(["wires"], bank="radiographs")
+    for place in ({"path": tmp_path}, {"hub": "owner/name"}):
+        _model("mine", ModelBlock(type="clip", options=options, **place), READERS)
+    assert asked == [(tmp_path, wires, {"regions": "crop"}), ("hf-hub:owner/name", wires, {"regions": "crop"})]
+    with pytest.raises(SpecError, match=r"type: clip has no options \['bnak'\]"):
+        _model("mine", ModelBlock(type="clip", path=tmp_path, options={"bnak": "phantom"}), READERS)
+
+
+def test_a_bank_of_ones_own_lies_beside_the_file(folder):
+    file, own = folder / "folder_audit.yaml", "readers:\n  named: {type: clip, path: model, options: {bank: mine.yaml}}"
+    file.write_text(
+        re.sub(r"readers:\n.*?(?=^interventions)", f"{own}\n", file.read_text(), flags=re.DOTALL | re.MULTILINE)
+    )
+    assert AuditSpec.from_yaml(file).readers["named"].options == {"bank": folder / "mine.yaml"}
+
+
+def test_a_kind_of_which_none_ships_needs_a_path():
+    with pytest.raises(SpecError, match="mine: no measure model ships; give path"):
+        _model("mine", ModelBlock(type="measure"), READERS)
 
 
 def test_an_editor_is_fine_tuned_on_the_dataset_of_a_specification(folder):

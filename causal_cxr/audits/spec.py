@@ -1,6 +1,7 @@
 """``causal-cxr audit SPEC.yaml``: an audit written down in one file."""
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,6 +15,8 @@ from causal_cxr.readers.reader import Reader
 
 if TYPE_CHECKING:
     from causal_cxr.audits.report import Report
+    from causal_cxr.audits.unnamed import UnnamedSearch
+    from causal_cxr.readers.concepts import Concept
 
 
 class SpecError(ValueError):
@@ -52,14 +55,35 @@ class ModelBlock(_Block):
     (``hub: owner/name``); captions then name what the graph does, and ``options`` may hold ``template``, ``variant`` and
     ``revision``.
 
+    ``type: clip`` also opens open_clip's checkpoints, in a folder or on the hub; ``options`` then say what to read: ``bank``
+    (``phantom``, ``radiographs`` or a YAML file), ``names`` of it (all unless given), ``regions`` and ``revision``.
+
+    ``type: measure``, ``xrv`` and ``flamingo`` open what these readers' ``save`` wrote.
+
     ``type: python`` calls ``target: "module:function"`` with ``options`` as keywords; the module may lie beside the file.
     """
 
-    type: Literal["diffusion", "scm", "clip", "probe", "python"]
+    type: Literal["diffusion", "scm", "clip", "probe", "measure", "xrv", "flamingo", "python"]
     path: Path | None = None
     hub: str | None = Field(default=None, pattern=r"^\w[\w.-]*/\w[\w.-]*$")
     target: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")
     options: dict[str, Any] = {}
+
+
+class UnnamedBlock(_Block):
+    """A search for concepts without a name, see :class:`~causal_cxr.audits.UnnamedSearch`.
+
+    Attributes:
+        features: which of the ``readers`` lends its features: one of ``type: clip``, or your own that has them.
+        phrases: which of the ``readers`` names the nearest phrases: one of ``type: clip``.
+        without: concepts whose names are withheld.
+        resamples: halves of the patients on which the search is done anew.
+    """
+
+    features: str
+    phrases: str | None = None
+    without: list[str] = []
+    resamples: int = Field(default=10, ge=2, multiple_of=2)
 
 
 class AuditSpec(_Block):
@@ -74,6 +98,7 @@ class AuditSpec(_Block):
             attribute unless given.
         n_edited: edit at most this many images.
         labelled_outcomes: decide about what attributes do to each other, too.
+        unnamed: look for concepts that no reader has a name for, too.
         out: run folder.
     """
 
@@ -87,6 +112,7 @@ class AuditSpec(_Block):
     smallest_effect: float = Field(default=0.10, gt=0, lt=1)
     n_edited: int | None = Field(default=None, gt=0)
     labelled_outcomes: bool = False
+    unnamed: UnnamedBlock | None = None
     seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=64, gt=0)
     out: Path
@@ -103,7 +129,9 @@ class AuditSpec(_Block):
 
     def _relative_to(self, folder: Path) -> "AuditSpec":
         def moved(block: _Block) -> Any:
-            paths = {k: folder / v for k, v in block if isinstance(v, Path)}
+            paths: dict[str, Any] = {k: folder / v for k, v in block if isinstance(v, Path)}
+            if isinstance(block, ModelBlock) and str(block.options.get("bank", "")).endswith((".yaml", ".yml")):
+                paths["options"] = block.options | {"bank": folder / block.options["bank"]}
             return block.model_copy(update=paths)
 
         return self.model_copy(
@@ -125,18 +153,46 @@ class AuditSpec(_Block):
 
         graph = CausalGraph.from_dict(self.graph)
         dataset, readers = self.open_dataset(graph), self.open_readers()
-        kinds = ("diffusion", "scm")
-        editors: dict[str, Editor] = {name: _model(name, block, kinds, graph) for name, block in self.editors.items()}
+        editors: dict[str, Editor] = {name: _model(name, block, EDITORS, graph) for name, block in self.editors.items()}
         audit = Audit(
             graph, readers, interventions=self.contrasts(graph), alpha=self.alpha,
             smallest_effect=self.smallest_effect, n_edited=self.n_edited, concepts=self.concepts,
-            labelled_outcomes=self.labelled_outcomes,
+            labelled_outcomes=self.labelled_outcomes, unnamed=self.search(readers),
         )  # fmt: skip
         return audit.run(editors, dataset, seed=self.seed, batch_size=self.batch_size, out=self.out)
 
     def open_readers(self) -> list[Reader]:
         """The readers, loaded."""
-        return [_model(name, block, ("clip", "probe")) for name, block in self.readers.items()]
+        return [_model(name, block, READERS) for name, block in self.readers.items()]
+
+    def search(self, readers: Sequence[Reader]) -> "UnnamedSearch | None":
+        """The search for concepts without a name, if there is to be one.
+
+        Args:
+            readers: in the order of the file.
+
+        Raises:
+            SpecError: no such reader, or one that lends no features or phrases.
+        """
+        from causal_cxr.audits.unnamed import UnnamedSearch
+        from causal_cxr.readers import ComponentSearch
+
+        if self.unnamed is None:
+            return None
+        by_name = dict(zip(self.readers, readers, strict=True))
+
+        def lent(key: str, name: str, method: str) -> Any:
+            reader = by_name.get(name)
+            if reader is None or not callable(getattr(reader, method, None)):
+                able = [n for n, r in by_name.items() if callable(getattr(r, method, None))]
+                raise SpecError(f"unnamed.{key}: {name!r} is no reader that has {method}; choose from {able}.")
+            return reader
+
+        phrases = self.unnamed.phrases
+        return UnnamedSearch(
+            lent("features", self.unnamed.features, "features"), ComponentSearch(resamples=self.unnamed.resamples),
+            phrases=None if phrases is None else lent("phrases", phrases, "margins"), without=frozenset(self.unnamed.without),
+        )  # fmt: skip
 
     def open_dataset(self, graph: CausalGraph) -> Dataset:
         """The dataset, typed by the graph."""
@@ -166,7 +222,10 @@ class AuditSpec(_Block):
         return tuple(c for c in default_contrasts(graph, shifts) if c.attribute in wanted)
 
 
-_DIFFUSION_OPTIONS = {"template", "variant", "revision"}
+EDITORS = ("diffusion", "scm")
+READERS = ("clip", "probe", "measure", "xrv", "flamingo")
+#: What is also opened as others publish it, and what may be said about it.
+PUBLISHED = {"diffusion": {"template", "variant", "revision"}, "clip": {"bank", "names", "regions", "revision"}}
 
 
 def _model(name: str, block: ModelBlock, suited: tuple[str, ...], graph: CausalGraph | None = None) -> Any:
@@ -177,22 +236,44 @@ def _model(name: str, block: ModelBlock, suited: tuple[str, ...], graph: CausalG
         return getattr(importlib.import_module(module), function)(**block.options)
     if block.type not in suited:
         raise SpecError(f"{name}: type {block.type!r} does not suit here; use one of {[*suited, 'python']}.")
-    from causal_cxr.editors import DiffusionEditor
-    from causal_cxr.editors.scm import SCMEditor
-    from causal_cxr.readers import CLIPReader, ProbeReader
-
-    models: dict[str, Any] = {"clip": CLIPReader, "diffusion": DiffusionEditor, "probe": ProbeReader, "scm": SCMEditor}
+    allowed = PUBLISHED.get(block.type, set()) if block.path or block.hub else set()
+    unknown = sorted(set(block.options) - allowed)
+    if unknown:
+        raise SpecError(f"{name}: type: {block.type} has no options {unknown} here; there are {sorted(allowed)}.")
+    if block.hub and block.type not in PUBLISHED:
+        raise SpecError(
+            f"{name}: hub: is for {' and '.join(PUBLISHED)}; give path: the folder of a saved {block.type} model."
+        )
+    model = _class(block.type)
     if block.type == "diffusion" and (block.path or block.hub):
-        unknown = sorted(set(block.options) - _DIFFUSION_OPTIONS)
-        if unknown:
-            raise SpecError(
-                f"{name}: type: diffusion has no options {unknown}; there are {sorted(_DIFFUSION_OPTIONS)}."
-            )
-        return DiffusionEditor.from_pretrained(block.path or str(block.hub), graph=graph, **block.options)
-    if block.hub:
-        raise SpecError(f"{name}: hub: is for type: diffusion; give path: the folder of a saved {block.type} model.")
-    model = models[block.type]
-    return model.from_pretrained(block.path) if block.path else model.from_shipped()
+        return model.from_pretrained(block.path or block.hub, graph=graph, **block.options)
+    if block.type == "clip" and (block.path or block.hub):
+        return model.from_pretrained(block.path or f"hf-hub:{block.hub}", _asked(block.options), **_rest(block.options))
+    if block.path:
+        return model.from_pretrained(block.path)
+    if not hasattr(model, "from_shipped"):
+        raise SpecError(f"{name}: no {block.type} model ships; give path: the folder of a saved one.")
+    return model.from_shipped()
+
+
+def _class(kind: str) -> Any:
+    from causal_cxr import editors, readers
+
+    return {
+        "diffusion": editors.DiffusionEditor, "scm": editors.SCMEditor, "clip": readers.CLIPReader,
+        "probe": readers.ProbeReader, "measure": readers.MeasureReader, "xrv": readers.XRVReader,
+        "flamingo": readers.FlamingoReader,
+    }[kind]  # fmt: skip
+
+
+def _asked(options: dict[str, Any]) -> "tuple[Concept, ...] | None":
+    from causal_cxr.readers import load_concepts
+
+    return load_concepts(options.get("names"), bank=options["bank"]) if "bank" in options else None
+
+
+def _rest(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key not in ("bank", "names")}
 
 
 def _check_graph(spec: AuditSpec) -> None:
