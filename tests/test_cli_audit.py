@@ -99,7 +99,9 @@ def test_a_published_pipeline_is_opened_with_what_the_graph_names(tmp_path, monk
     for place in ({"path": tmp_path}, {"hub": "owner/name"}):
         _model("mine", ModelBlock(type="diffusion", options=options, **place), ("diffusion", "scm"), graph)
     assert asked == [(tmp_path, {"graph": graph} | options), ("owner/name", {"graph": graph} | options)]
-    with pytest.raises(SpecError, match=r"mine: type: diffusion has no options \['steps'\] here; there are \['revision'"):
+    with pytest.raises(
+        SpecError, match=r"mine: type: diffusion has no options \['steps'\] here; there are \['revision'"
+    ):
         _model("mine", ModelBlock(type="diffusion", path=tmp_path, options={"steps": 3}), ("diffusion",), graph)
     with pytest.raises(SpecError, match="mine: hub: is for diffusion and clip"):
         _model("mine", ModelBlock(type="scm", hub="owner/name"), ("diffusion", "scm"), graph)

@@ -70,8 +70,7 @@ class Comparer(nn.Module):
         odds = self.compare(features, present, absent)
         # Each answer weighs as much as the other, in every question.
         weights = sum(
-            rest / rest.sum(0)
-            for rest in ((has[:, asked] & ~present).float(), (lacks[:, asked] & ~absent).float())
+            rest / rest.sum(0) for rest in ((has[:, asked] & ~present).float(), (lacks[:, asked] & ~absent).float())
         )
         miss = functional.binary_cross_entropy_with_logits(odds, answers[:, asked], reduction="none")
         each = (miss * weights).sum(0) / 2

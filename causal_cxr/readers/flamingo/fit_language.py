@@ -15,9 +15,9 @@ from causal_cxr.readers.flamingo.learner import Learner
 from causal_cxr.readers.flamingo.prompt import Template
 from causal_cxr.readers.quality import auroc
 
-WARM_UP = 100
-SAVED_EVERY = 200
-EMA = 0.995
+WARM_UP = 20
+SAVED_EVERY = 40
+EMA = 0.98
 NAMED = 0.1  #: share of steps in which signs are asked about by name
 SHOTS = (0, 4, 8, 16)
 
@@ -31,9 +31,9 @@ def fit_language(
     *,
     steps: int,
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int = 32,
     exemplars: int = 16,
-    learning_rate: float = 5e-4,
+    learning_rate: float = 5e-5,
     train: Literal["all", "gated"] = "all",
     checkpoint: Path | None = None,
     watched: Bank | None = None,
@@ -78,7 +78,6 @@ def fit_language(
             generator = torch.Generator().manual_seed(int(np.random.default_rng([seed, step]).integers(2**62)))
             named = bool(len(bank.words)) and float(torch.rand((), generator=generator)) < NAMED
             episodes = bank.draw(batch_size, exemplars + 1, generator, named=named)
-            # By name all is asked at once: no exemplar is needed, and the loss after none is no smaller.
             with sdpa_kernel(SDPBackend.MATH), torch.autocast(model.device.type, torch.bfloat16):
                 loss = learner(episodes)
             fit.descend(loss.mean(), learning_rate * cosine(step, steps, WARM_UP))

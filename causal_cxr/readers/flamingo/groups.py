@@ -70,7 +70,9 @@ class Pool:
             ValueError: the pool has fewer images.
         """
         if n > len(self.images):
-            raise ValueError(f"A group of {n} images is asked of a pool of {len(self.images)}; draw more, or ask for less.")
+            raise ValueError(
+                f"A group of {n} images is asked of a pool of {len(self.images)}; draw more, or ask for less."
+            )
         rows = torch.randperm(len(self.images), generator=generator)[:n]
         images = self.images[rows].float()
         kinds, others = draw_marks(self.marks, generator), draw_marks(self.marks, generator)

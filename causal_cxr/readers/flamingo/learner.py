@@ -65,11 +65,11 @@ class Learner(nn.Module):
         return logits
 
     def forward(self, episodes: Episodes) -> Tensor:
-        """``(k,)`` mean loss of the answers after each number of exemplars."""
+        """``(k,)`` mean loss of the log odds of yes against no, which is what is read, after each number of exemplars."""
         logits = self.answer(episodes).float()
-        told = torch.where(episodes.answers, self.yes, self.no).to(logits.device)
-        each = functional.cross_entropy(logits.flatten(0, 1), told.flatten(), reduction="none")
-        return each.view_as(told).mean(0)
+        odds = logits[..., self.yes] - logits[..., self.no]
+        told = episodes.answers.to(odds)
+        return functional.binary_cross_entropy_with_logits(odds, told, reduction="none").mean(0)
 
 
 def _start(tokenizer: Any) -> list[int]:

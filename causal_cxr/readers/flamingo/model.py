@@ -129,4 +129,6 @@ def looked_at(model: Any, states: Tensor) -> dict[str, Tensor]:
     if not model.config.use_resampler:
         return {"image_encoder_embeddings": states}
     # From 5.24 on, what the perceiver gives is awaited without the axis of texts.
-    return {"perceiver_embeddings": states if Version(version("transformers")) < Version("5.24") else states.flatten(0, 1)}
+    return {
+        "perceiver_embeddings": states if Version(version("transformers")) < Version("5.24") else states.flatten(0, 1)
+    }

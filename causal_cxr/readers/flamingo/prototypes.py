@@ -15,9 +15,9 @@ from torch import Tensor
 from causal_cxr.readers.flamingo.episodes import Bank
 
 COMPARED = 96  #: numbers an image is compared in; the residual stream holds them twice
-_ATTENTION = 5.0  #: with which the answers are found
+_ATTENTION = 4.0  #: with which the answers are found
 _GATE = 2.0  #: of what follows an answer
-_LOGIT = 0.5  #: log odds for a product of one
+_LOGIT = 0.075  #: log odds for a product of one
 
 
 def start_with_prototypes(model: Any, bank: Bank, answers: tuple[int, int]) -> None:
@@ -45,6 +45,7 @@ def start_with_prototypes(model: Any, bank: Bank, answers: tuple[int, int]) -> N
     one = torch.eye(COMPARED)
     with torch.no_grad():
         # Every token: a constant, and the mean look, so that what is added to it is centred.
+        inner.embed_tokens.weight[:, : told + 1] = 0.0
         inner.embed_tokens.weight[:, always] = 1.0
         inner.embed_tokens.weight[:, looks] = -(centre @ directions)
         for token, place in zip(answers, (yes, no), strict=True):
@@ -52,12 +53,18 @@ def start_with_prototypes(model: Any, bank: Bank, answers: tuple[int, int]) -> N
         gate = torch.tanh(cross.alpha_cross_attn.flatten()[0])
         # Cross-attention, one token an image: a linear map of its state.
         cross.cross_attn.v_proj.weight[:n] = directions.T
-        _clear(cross.cross_attn.o_proj.weight, looks)
+        for rows in (looks, shown, slice(yes, told + 1)):
+            _clear(cross.cross_attn.o_proj.weight, rows)
+        cross.cross_attn.o_proj.weight[:, :n] = 0.0
         cross.cross_attn.o_proj.weight[looks, :n] = one / gate
         # Its network: plus what the image looks like after yes, minus after no, nothing elsewhere.
-        stream = (n + 2) ** 0.5 / width**0.5  # root mean square where an image has been seen
-        norm = 1 / stream
-        passed = torch.nn.functional.silu(torch.tensor(_GATE * norm)) * norm * torch.tanh(cross.alpha_dense.flatten()[0])
+        # By what a token is divided where an image has been seen: its root mean square.
+        norm = (
+            width / (float(((bank.states[:, :, 0].float() - centre) @ directions).square().sum(-1).mean()) + 2)
+        ) ** 0.5
+        passed = (
+            torch.nn.functional.silu(torch.tensor(_GATE * norm)) * norm * torch.tanh(cross.alpha_dense.flatten()[0])
+        )
         _clear(cross.mlp.down_proj.weight, shown)
         for i, (place, sign) in enumerate(((yes, 1.0), (no, -1.0))):
             units = slice(i * n, (i + 1) * n)
@@ -65,16 +72,19 @@ def start_with_prototypes(model: Any, bank: Bank, answers: tuple[int, int]) -> N
             cross.mlp.gate_proj.weight[units, place] = _GATE
             cross.mlp.up_proj.weight[units] = 0.0
             cross.mlp.up_proj.weight[units, looks] = one
+            cross.mlp.down_proj.weight[:, units] = 0.0
             cross.mlp.down_proj.weight[shown, units] = sign * one / passed
         # Self-attention from everywhere to the answers, along the pair of numbers that turns slowest with the place.
         attention = layer.self_attn
-        slowest = torch.arange(model.config.num_attention_heads) * head + head // 2 - 1
-        attention.q_proj.weight[slowest] = attention.k_proj.weight[slowest] = 0.0
+        slowest = torch.arange(n // head) * head + head // 2 - 1
+        attention.q_proj.weight[:n] = 0.0
+        attention.k_proj.weight[:n] = 0.0
         attention.q_proj.weight[slowest, always] = _ATTENTION
         attention.k_proj.weight[slowest, yes] = attention.k_proj.weight[slowest, no] = _ATTENTION
         attention.v_proj.weight[:n] = 0.0
         attention.v_proj.weight[:n, shown] = one
         _clear(attention.o_proj.weight, shown)
+        attention.o_proj.weight[:, :n] = 0.0
         attention.o_proj.weight[shown, :n] = one
         # The network: the product of average and look, as silu(x) y - silu(-x) y = x y.
         _clear(layer.mlp.down_proj.weight, slice(told, told + 1))
@@ -84,6 +94,7 @@ def start_with_prototypes(model: Any, bank: Bank, answers: tuple[int, int]) -> N
             layer.mlp.gate_proj.weight[units, shown] = sign * one
             layer.mlp.up_proj.weight[units] = 0.0
             layer.mlp.up_proj.weight[units, looks] = one
+            layer.mlp.down_proj.weight[:, units] = 0.0
             layer.mlp.down_proj.weight[told, units] = sign / norm**2
         model.lm_head.weight[answers[0], told] = _LOGIT / 2 / norm
         model.lm_head.weight[answers[1], told] = -_LOGIT / 2 / norm
@@ -95,19 +106,24 @@ def _clear(weight: Tensor, rows: slice) -> None:
 
 
 def discriminants(bank: Bank, many: int) -> tuple[Tensor, Tensor]:
-    """``(d, many)`` directions along which a bank's questions are told from the rest of what varies, and the mean look.
+    """``(d, many)`` directions along which a bank's made-up marks are told from all else that varies, and the mean look.
 
-    Along each the images have unit variance; the differences between answers are the largest (Fisher's discriminants).
+    Fisher's discriminants. Along each, the images have a variance in proportion to ``s / (1 + s)``, one in the mean, where
+    ``s`` is how much of their variance differences between answers have (beyond what chance gives them): what no mark
+    differs in is not compared.
     """
     states = bank.states.float()[:, :, 0]
-    flat = states.flatten(0, 1)
-    variance = torch.cov(flat.T)
-    has, lacks = ((bank.truths == side).float() for side in (1, 0))
-    enough = (has.sum(1) >= 8) & (lacks.sum(1) >= 8)
-    means = [torch.einsum("gnq,gnd->gqd", w / w.sum(1, keepdim=True).clamp(min=1), states) for w in (has, lacks)]
-    apart = (means[0] - means[1])[:, len(bank.words) :][enough[:, len(bank.words) :]]
-    values, vectors = torch.linalg.eigh(variance)
+    flat, signs = states.flatten(0, 1), len(bank.words)
+    values, vectors = torch.linalg.eigh(torch.cov(flat.T))
     whitening = vectors / (values.clamp(min=0) + 1e-3 * values[-1]).sqrt()
-    between = (apart @ whitening).T @ (apart @ whitening)
-    _, best = torch.linalg.eigh(between)
-    return whitening @ best[:, -many:], flat.mean(0)
+    sides = [(bank.truths == side).float() for side in (1, 0)]
+    counts = torch.stack([side.sum(1) for side in sides])
+    has, lacks = (torch.einsum("gnq,gnd->gqd", side / side.sum(1, keepdim=True).clamp(min=1), states) for side in sides)
+    enough = (counts >= 8).all(0)
+    enough[:, :signs] = False
+    apart = (has - lacks)[enough] @ whitening
+    by_chance = (1 / counts[:, enough]).sum(0).mean()
+    strength, best = torch.linalg.eigh(apart.T @ apart / len(apart))
+    strength = (strength[-many:] - by_chance).clamp(min=0)
+    weights = strength / (1 + strength)
+    return whitening @ best[:, -many:] * (weights / weights.mean()).sqrt(), flat.mean(0)

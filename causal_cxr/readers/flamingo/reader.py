@@ -344,13 +344,6 @@ class FlamingoReader:
             raise ValueError(f"{folder} has no {READER}, so it does not say what to read; pass concepts=.")
         return cls(model, tokenizer, **(found | settings))
 
-    @classmethod
-    def from_shipped(cls, name: str = "flamingo-reader-phantom") -> "FlamingoReader":
-        """A reader that ships with the package; give it exemplars with :meth:`with_exemplars`."""
-        from causal_cxr.weights import shipped
-
-        return cls.from_pretrained(shipped(name))
-
 
 class _Question:
     """A prompt with all that stands before the image that is asked about worked out.

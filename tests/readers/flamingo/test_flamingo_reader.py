@@ -11,21 +11,19 @@ from causal_cxr.readers import Reader
 from causal_cxr.readers.calibration import Calibration, Platt
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.flamingo import Exemplars, FlamingoReader, Template, choose_exemplars, nameless
+from causal_cxr.readers.flamingo.episodes import Episodes
 from causal_cxr.readers.flamingo.learner import Learner
 from causal_cxr.readers.flamingo.model import small_idefics, small_tokenizer
 from causal_cxr.readers.flamingo.prompt import build_prompt, latest_image
-from causal_cxr.readers.flamingo.tasks import Episode
 
-WORDINGS = ["this sign", "pacemaker", "a chest drain"]
+WORDINGS = ["this", "pacemaker", "a chest drain"]
 PIXELS = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
 
 
-def tiny(**settings):
+def tiny():
     torch.manual_seed(0)
     tokenizer = small_tokenizer(WORDINGS, Template())
-    return small_idefics(
-        tokenizer, patch=16, vision_width=32, vision_layers=1, latents=3, width=32, layers=2
-    ), tokenizer
+    return small_idefics(tokenizer, size=64, vision_width=32, latents=3, width=32), tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +59,7 @@ def test_the_score_is_that_of_the_whole_interleaved_prompt(reader, phantom):
     """One pass over exemplars, answers and question, with no cache, by the model as transformers runs it."""
     shown = reader.exemplars["u"]
     images = phantom.images(np.arange(40, 44))
-    prompt = build_prompt(reader.tokenizer, reader.template, "this sign", shown.answers)
+    prompt = build_prompt(reader.tokenizer, reader.template, "this", shown.answers)
     ids = torch.cat([prompt.before, prompt.asked])[None]
     image_id = reader.tokenizer.convert_tokens_to_ids("<image>")
     for image, score in zip(images, reader.read(images)[:, 0], strict=True):
@@ -75,12 +73,12 @@ def test_the_score_is_that_of_the_whole_interleaved_prompt(reader, phantom):
 
 def test_the_fit_asks_as_the_reader_does(reader, phantom):
     shown = reader.exemplars["u"]
-    learner = Learner(reader.model, reader.tokenizer, WORDINGS, reader.template, mean=0.5, std=0.25, signs=0)
+    learner = Learner(reader.model, reader.tokenizer, WORDINGS, reader.template)
     image = phantom.images(np.array([50]))
-    every = torch.cat([shown.images.float(), image])[None, :, 0]
-    episode = Episode(every, torch.tensor([[*shown.answers, True]]), torch.tensor([0]), torch.tensor([False]))
+    states = reader.states(torch.cat([shown.images.float(), image]))
+    episodes = Episodes(states[None], torch.tensor([[*shown.answers, True]]), torch.tensor([0]))
     with torch.no_grad():
-        logits = learner.answer(learner.states(every), episode)[0, -1]
+        logits = learner.answer(episodes)[0, -1]
     assert float(logits[learner.yes] - logits[learner.no]) == pytest.approx(
         float(reader.margins(image)[0, 0]), abs=1e-4
     )
@@ -92,7 +90,7 @@ def test_an_answer_of_several_tokens_is_told_by_their_mean_log_likelihood(answer
     template = Template(no=answer) if answer != "yes" else Template(yes="yes it does", no="no")
     reader = FlamingoReader(model, tokenizer, (nameless("u"),), template=template, **PIXELS)
     image = torch.rand(2, 1, 64, 64)
-    prompt = build_prompt(tokenizer, template, "this sign", ())
+    prompt = build_prompt(tokenizer, template, "this", ())
     told = []
     for words in (prompt.yes, prompt.no):
         ids = torch.cat([prompt.before, prompt.asked, words]).expand(2, -1)
