@@ -18,6 +18,7 @@ gradients (``--features gradients``), which know no name.
 """
 
 import argparse
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -33,12 +34,14 @@ from causal_cxr.data.phantom.truth import truth_of
 from causal_cxr.editors import DiffusionEditor, OracleEditor
 from causal_cxr.graphs import default_contrasts
 from causal_cxr.readers import CLIPReader, OrientedGradients
-from causal_cxr.readers.find_components import Search
+from causal_cxr.readers.component_search import ComponentSearch
+from causal_cxr.readers.components import ComponentReader
 
 WORLDS = ("portable", "label-noise", "selection", "chest-drain", "pacemaker-age", "sex-breast")
 NULL = ("null", "independent")  #: worlds where nothing hidden goes with anything
 MATCH = 0.7  #: correlation of a component's scores with the truth
-UNEDITED = 4_000
+UNEDITED = 4_000  #: images; half of their patients are searched
+DRAWS = 50_000  #: of the Monte Carlo behind the truth
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
@@ -75,7 +78,7 @@ def search_world(
     hidden = set(phantom.hidden.columns)
     reader = clip.using(concepts=[c for c in clip.concepts if c.attribute in phantom.graph.labelled or c.control])
     unnamed = UnnamedSearch(
-        OrientedGradients() if features == "gradients" else clip, Search(resamples=resamples), phrases=clip,
+        OrientedGradients() if features == "gradients" else clip, ComponentSearch(resamples=resamples), phrases=clip,
         without=frozenset(hidden),
     )  # fmt: skip
     contrasts = default_contrasts(phantom.graph, phantom.world.content.shifts)
@@ -83,14 +86,12 @@ def search_world(
     made: Any = OracleEditor(phantom) if editor == "oracle" else DiffusionEditor.from_shipped()
     with tempfile.TemporaryDirectory() as folder:
         report = audit.run({editor: made}, phantom, seed=seed, out=out or Path(folder) / "run")
-        from causal_cxr.readers.components import ComponentReader
-
         components = ComponentReader.from_pretrained((out or Path(folder) / "run") / "unnamed")
     factual = report.measurements[report.measurements["kind"] == "factual"].set_index("row").sort_index()
     values = factual[[c for c in factual if str(c).startswith("features/")]].to_numpy(dtype=float)
     searched = factual["patient"].isin(components.fitted_on or ()).to_numpy()
     scores = components.read_features(values)[~searched]
-    truth = truth_of(phantom.world, contrasts, draws=50_000)
+    truth = truth_of(phantom.world, contrasts, draws=DRAWS)
     planted = list(dict.fromkeys(truth.loc[truth["edge_structural"].fillna(False).astype(bool), "concept"]))
     there = phantom.hidden.iloc[factual.index]
     likeness = {
@@ -118,8 +119,8 @@ def summarise(worlds: dict[str, dict[str, Any]]) -> dict[str, Any]:
     planted = [(world[0], sign) for world in worlds.items() for sign in world[1]["planted"]]
     hit = {key: worlds[key[0]]["planted"][key[1]] >= MATCH for key in planted}
     within = [key for key in planted if worlds[key[0]]["reachable"][key[1]] >= MATCH]
-    null = [world["spurious"] for name, world in worlds.items() if name.split(" ")[0] in NULL]
-    others = [world["spurious"] for name, world in worlds.items() if name.split(" ")[0] not in NULL]
+    null = [world["spurious"] for name, world in worlds.items() if name in NULL]
+    others = [world["spurious"] for name, world in worlds.items() if name not in NULL]
 
     def share(keys: list[tuple[str, str]]) -> dict[str, Any]:
         count = sum(hit[key] for key in keys)
@@ -149,8 +150,7 @@ def main() -> None:
         parser.error("the shipped diffusion editor was fitted to the world 'portable': --worlds portable")
     worlds = _there(args.json) if args.add else {}
     for name in args.worlds:
-        label = name if (args.editor, args.features) == ("oracle", "clip") else f"{name} {args.editor} {args.features}"
-        worlds[label] = found = search_world(
+        worlds[name] = found = search_world(
             name,
             editor=args.editor,
             features=args.features,
@@ -158,14 +158,12 @@ def main() -> None:
             resamples=args.resamples,
             seed=args.seed,
         )
-        print(label, found, flush=True)
+        print(name, found, flush=True)
         record(args.json, seed=args.seed, summary=summarise(worlds))
     print({key: value for key, value in summarise(worlds).items() if key != "worlds"})
 
 
 def _there(file: Path | None) -> dict[str, Any]:
-    import json
-
     if file is None or not file.is_file():
         return {}
     worlds: dict[str, Any] = json.loads(file.read_text())["summary"]["worlds"]

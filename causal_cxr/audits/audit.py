@@ -187,7 +187,7 @@ class Audit:
         if self.unnamed is not None:
             found = searching.search(measurements, dataset, self.graph, made, self.readers, self.unnamed, seed=seed)
             specification["unnamed"] = searching.specification(self.unnamed, found)
-            other = searching.tested(measurements, found)
+            other = searching.on_others(measurements, found)
             if found.reader.components:
                 labelled = {name: tuple(c for c in group if c.attribute is not None) for name, group in asked.items()}
                 both = {**quality, searching.NAME: found.reader.quality}

@@ -16,10 +16,10 @@ from causal_cxr.data.dataset import Dataset
 from causal_cxr.editors.editor import Editor
 from causal_cxr.graphs import CausalGraph, Continuous
 from causal_cxr.readers.changes import Changes
+from causal_cxr.readers.component_search import ComponentSearch, Found, find_components
 from causal_cxr.readers.components import Component, ComponentReader
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.features import Features
-from causal_cxr.readers.find_components import Found, Search, find_components
 from causal_cxr.readers.quality import ReaderQuality
 from causal_cxr.readers.reader import Reader
 
@@ -59,7 +59,7 @@ class UnnamedSearch:
     """
 
     features: Features
-    search: Search = field(default_factory=Search)
+    search: ComponentSearch = field(default_factory=ComponentSearch)
     phrases: Phrases | None = None
     without: Collection[str] = ()
 
@@ -172,7 +172,7 @@ def search(
     return Unnamed(reader, found, first, second)
 
 
-def tested(measurements: pd.DataFrame, unnamed: Unnamed) -> pd.DataFrame:
+def on_others(measurements: pd.DataFrame, unnamed: Unnamed) -> pd.DataFrame:
     """Measurements of the other half alone, with the components' scores in place of the features."""
     columns = [str(c) for c in measurements if str(c).startswith(f"{COLUMNS}/")]
     mine = measurements[measurements["patient"].isin(unnamed.tested)]
@@ -193,7 +193,7 @@ def illustrate(
 
     Args:
         unnamed: frozen.
-        scores: of :func:`tested`.
+        scores: of :func:`on_others`.
         dataset, editors, plan: as measured.
         search: with the phrases, if any.
     """
@@ -207,11 +207,12 @@ def illustrate(
         target = next(t for t in plan.targets if t.contrast.name == component.contrast)
         rows = np.array([*moved["row"], *still["row"]], dtype=np.int64)
         images, null, edited = edit_again(dataset, editors[editor], plan, target, rows)
-        appears = np.sign(moved["change"].to_numpy())  # a sign that goes is there before
+        # A sign that goes is there before; where it stays, the edit is turned the way in which it would have appeared.
+        turned = np.r_[np.sign(moved["change"]), still["orientation"] * np.sign(component.effect)]
+        change = (edited - null)[:, 0].numpy() * turned[:, None, None]
         component = replace(
-            component, region=_region(null, edited, len(moved)),
-            phrases=_phrases(search, null, edited, appears, still["orientation"].to_numpy(), component, len(moved)),
-        )  # fmt: skip
+            component, region=_region(change, len(moved)), phrases=_phrases(search, null, edited, turned, len(moved))
+        )
         components.append(component)
         for k, row in enumerate(moved.head(SHOWN).to_dict("records")):
             shots = ((x[k, 0].clamp(0, 1) * 255).round().byte().numpy() for x in (images, null, edited))
@@ -300,27 +301,34 @@ def _strongest(scores: pd.DataFrame, component: Component) -> tuple[str, pd.Data
     return editor, pairs.iloc[order[::-1][:count]], pairs.iloc[order[:count]]
 
 
-def _region(null: Tensor, edited: Tensor, moved: int) -> tuple[float, float, float, float] | None:
-    """Where images in which the sign appears or goes change more than others under the same intervention."""
+def _region(change: np.ndarray, moved: int) -> tuple[float, float, float, float] | None:
+    """Where the first images, in which the sign appears, differ most surely (Welch's t) from others under the same edit.
+
+    Args:
+        change: ``(n, h, w)`` edited less null edit, turned the way in which the sign appears.
+        moved: in how many it does.
+    """
     from scipy.ndimage import gaussian_filter
     from skimage.measure import label, regionprops
 
-    change = (edited - null).abs()[:, 0].numpy()
-    more = change[:moved].mean(0) - change[moved:].mean(0)
-    height, width = more.shape
-    more = gaussian_filter(more, BLUR * max(height, width))
-    if not more.max() > 0:
+    height, width = change.shape[1:]
+    smooth = gaussian_filter(change, (0, BLUR * height, BLUR * width))
+    if min(moved, len(change) - moved) < 2 or not np.ptp(smooth) > 0:
         return None
-    parts = regionprops(label(more >= BORDER * more.max()), intensity_image=more)
-    strongest = max(parts, key=lambda part: float(part.intensity_max))
-    top, left, bottom, right = strongest.bbox
+    floor = 0.1 * smooth.std()  # where hardly anything changes, a small spread is no evidence
+    one, other = smooth[:moved], smooth[moved:]
+    surely = (one.mean(0) - other.mean(0)) / np.sqrt(
+        one.var(0) / len(one) + other.var(0) / len(other) + floor**2 / len(one)
+    )
+    surely = np.abs(surely)
+    parts = regionprops(label(surely >= BORDER * surely.max()), intensity_image=surely)
+    top, left, bottom, right = max(parts, key=lambda part: float(part.intensity_max)).bbox
     return top / height, left / width, bottom / height, right / width
 
 
 def _phrases(
-    search: UnnamedSearch, null: Tensor, edited: Tensor, appears: np.ndarray, orientation: np.ndarray, component: Component,
-    moved: int,
-) -> tuple[tuple[str, float], ...]:  # fmt: skip
+    search: UnnamedSearch, null: Tensor, edited: Tensor, turned: np.ndarray, moved: int
+) -> tuple[tuple[str, float], ...]:
     """The five phrases that change most where the sign appears, beyond what they change with the intervention alone."""
     if search.phrases is None:
         return ()
@@ -328,11 +336,8 @@ def _phrases(
     if not kept:
         return ()
     before, after = (search.phrases.margins(images).numpy()[:, kept] for images in (null, edited))
-    spread = np.maximum(np.concatenate([before, after]).std(0), 1e-9)
-    change = (after - before) / spread
-    # Where the sign stays, the intervention alone changes the margin; it is turned the way in which the sign appears.
-    alone = (change[moved:] * orientation[:, None]).mean(0) * np.sign(component.effect)
-    growth = (change[:moved] * appears[:, None]).mean(0) - alone
+    change = (after - before) / np.maximum(np.concatenate([before, after]).std(0), 1e-9) * turned[:, None]
+    growth = change[:moved].mean(0) - change[moved:].mean(0)
     order = np.argsort(-np.abs(growth), kind="stable")[:5]
     return tuple((search.phrases.concepts[kept[j]].name, float(growth[j])) for j in order)
 

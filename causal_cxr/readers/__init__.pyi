@@ -1,6 +1,8 @@
 from .blindness import within_patients
 from .calibration import Calibration
 from .clip import CLIPReader, HeldOut, finetune_clip
+from .component_search import ComponentSearch, find_components
+from .components import ComponentReader
 from .concepts import Concept, load_concepts
 from .features import Features, OrientedGradients, Pixels
 from .flamingo import Exemplars, FlamingoReader
@@ -17,6 +19,8 @@ from .xrv import XRVReader
 __all__ = [
     "CLIPReader",
     "Calibration",
+    "ComponentReader",
+    "ComponentSearch",
     "Concept",
     "Exemplars",
     "Features",
@@ -35,6 +39,7 @@ __all__ = [
     "assess",
     "assess_reader",
     "blind_spots",
+    "find_components",
     "finetune_clip",
     "impute_missing",
     "kinship",

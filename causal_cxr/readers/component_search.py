@@ -16,7 +16,7 @@ IMAGES_A_COMPONENT = 10  #: unedited images for each principal component of the 
 
 
 @dataclass(frozen=True)
-class Search:
+class ComponentSearch:
     """How components are looked for, and which are kept.
 
     Attributes:
@@ -81,9 +81,16 @@ class Found:
 
 
 def find_components(
-    changes: Changes, features: np.ndarray, attributes: np.ndarray, patients: np.ndarray, search: Search | None = None,
-    *, looks: np.ndarray | None = None, named: Mapping[str, np.ndarray] | None = None, seed: int = 0,
-) -> tuple[Found, ...]:  # fmt: skip
+    changes: Changes,
+    features: np.ndarray,
+    attributes: np.ndarray,
+    patients: np.ndarray,
+    search: ComponentSearch | None = None,
+    *,
+    looks: np.ndarray | None = None,
+    named: Mapping[str, np.ndarray] | None = None,
+    seed: int = 0,
+) -> tuple[Found, ...]:
     """Signs without a label that interventions move, kept ones first, by the size of the effect.
 
     Sparse directions of change (:func:`change_directions`) say where to look; a latent class of the unedited images, started
@@ -104,7 +111,7 @@ def find_components(
     Raises:
         ValueError: shapes that do not fit, too few images or patients, or features that are not finite.
     """
-    search = search or Search()
+    search = search or ComponentSearch()
     _check(changes, features, attributes, patients)
     shown = np.column_stack([attributes, *([] if looks is None else [looks])])
     from sklearn.decomposition import PCA
@@ -144,7 +151,12 @@ def find_components(
 
 
 def _resampled(
-    changes: Changes, scores: np.ndarray, attributes: np.ndarray, patients: np.ndarray, search: Search, seed: int
+    changes: Changes,
+    scores: np.ndarray,
+    attributes: np.ndarray,
+    patients: np.ndarray,
+    search: ComponentSearch,
+    seed: int,
 ) -> list[list[np.ndarray]]:
     """Logits, in all images, of the signs that each half of the patients leads to."""
     found = []
@@ -158,7 +170,7 @@ def _resampled(
     return found
 
 
-def _signs(model: SignModel, guesses: Sequence[np.ndarray], search: Search, seed: int) -> list[LatentSign]:
+def _signs(model: SignModel, guesses: Sequence[np.ndarray], search: ComponentSearch, seed: int) -> list[LatentSign]:
     """Different signs that the guesses lead to, the best separated first."""
     signs = [model.fit(guess, seed=seed) for guess in guesses]
     apart = [
@@ -210,7 +222,7 @@ def _effects(sign: LatentSign, changes: Changes) -> dict[str, tuple[float, float
     return effects
 
 
-def _unsteady(effect: tuple[float, float], contrast: str, selection: float, search: Search) -> str:
+def _unsteady(effect: tuple[float, float], contrast: str, selection: float, search: ComponentSearch) -> str:
     value, se = effect
     if not abs(value) - 1.96 * se > search.smallest_effect:
         return f"not moved: {contrast} by {value:+.2f} ± {1.96 * se:.2f}"
@@ -221,7 +233,7 @@ def _unsteady(effect: tuple[float, float], contrast: str, selection: float, sear
 
 def _a_look(
     present: np.ndarray, effect: float, contrast: str, attributes: np.ndarray, shown: np.ndarray, patients: np.ndarray,
-    search: Search, seed: int,
+    search: ComponentSearch, seed: int,
 ) -> str:  # fmt: skip
     """Why a sign is a labelled attribute's own look, not something that goes with it; ``""`` if it is not."""
     if abs(effect) > search.wholly:
@@ -244,7 +256,7 @@ def _a_mixture(
     shown: np.ndarray,
     others: Sequence[np.ndarray],
     patients: np.ndarray,
-    search: Search,
+    search: ComponentSearch,
     seed: int,
 ) -> str:
     """Why a sign is made of better separated ones that were kept, as "portable, but no marker"; ``""`` if it is not."""
@@ -254,7 +266,7 @@ def _a_mixture(
     return f"a mixture of other components, which explain {share:.0%} of it" if share > search.explained else ""
 
 
-def _has_a_name(present: np.ndarray, named: Mapping[str, np.ndarray], search: Search) -> str:
+def _has_a_name(present: np.ndarray, named: Mapping[str, np.ndarray], search: ComponentSearch) -> str:
     likeness = {name: _correlation(present, scores) for name, scores in named.items() if scores.std() > 0}
     nearest = max(likeness, key=likeness.__getitem__, default=None)
     if nearest is None or likeness[nearest] < search.named:

@@ -13,9 +13,9 @@ from scipy.special import expit
 from torch import Tensor
 
 from causal_cxr.data.patients import pack, unpack
+from causal_cxr.readers.component_search import Found
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.features import Features
-from causal_cxr.readers.find_components import Found
 from causal_cxr.readers.probe import ProbeReader
 from causal_cxr.readers.quality import COLUMNS, ReaderQuality
 

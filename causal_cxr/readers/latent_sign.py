@@ -9,7 +9,8 @@ RIDGE = 0.05  #: share of the mean variance that is added to the features' covar
 NEWTON = 2  #: steps of the prior an iteration
 SURE = 0.95  #: posterior from which an image counts as told apart
 LEAST_OWN = 0.15  #: share of the class's variance that the attributes must leave; else it is one of them
-SWAPPED = 0.7  #: correlation of a swapped posterior with what it came from, under which it is another sign
+TIE = 0.02  #: of the mean log-likelihood of an image
+SWAPPED = 0.5  #: correlation of a swapped posterior with what it came from, under which it is another sign
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,12 @@ class _End:
     posterior: np.ndarray
     step: np.ndarray
     covariance: np.ndarray
+
+    @property
+    def balance(self) -> float:
+        """Variance of the class: most where both are as frequent."""
+        share = float(self.posterior.mean())
+        return share * (1 - share)
 
 
 class SignModel:
@@ -103,15 +110,17 @@ class SignModel:
             return None
         best = max(found, key=lambda end: end.likelihood)
         # A sign that nearly always goes with an attribute can be taken for that attribute's own look and its exceptions for
-        # the sign. In that dead end the classes are swapped within a level: so swap them back, and keep what is likelier.
+        # the sign. In that dead end the classes are swapped within a level, so swap them back; it can be as likely as the
+        # sign itself where that shows a little differently at either level; then the more even classes count.
         for column in self.attributes.T:
             if len(np.unique(column)) == 2:
                 upper, before = column > column.mean(), best.posterior
                 end = self._climb(np.where(upper, 1 - before, before), iterations, tolerance)
-                if end is None or end.likelihood <= best.likelihood:
+                if end is None or end.likelihood < best.likelihood - TIE:
                     continue
                 after = np.where(upper, 1 - end.posterior, end.posterior)
-                if abs(np.corrcoef(before, after)[0, 1]) >= SWAPPED:
+                likelier = end.likelihood > best.likelihood + TIE or end.balance > best.balance
+                if likelier and abs(np.corrcoef(before, after)[0, 1]) >= SWAPPED:
                     best = end
         return self._sign(best)
 

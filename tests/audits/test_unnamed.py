@@ -9,11 +9,12 @@ import pytest
 from audits.fakes import GRAPH, CornerDataset, CornerEditor, CornerReader
 
 from causal_cxr.audits import Audit, Report
+from causal_cxr.audits.spec import AuditSpec, SpecError
 from causal_cxr.audits.unnamed import UnnamedSearch, halves
+from causal_cxr.readers.component_search import ComponentSearch
 from causal_cxr.readers.components import ComponentReader
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.features import Pixels
-from causal_cxr.readers.find_components import Search
 
 
 class Pointless(CornerReader):
@@ -39,7 +40,7 @@ class Words:
         return images[:, 0, 7, [0, 7]]
 
 
-SEARCH = UnnamedSearch(Pixels(8), Search(resamples=2, atoms=4), phrases=Words())
+SEARCH = UnnamedSearch(Pixels(8), ComponentSearch(resamples=2, atoms=4), phrases=Words())
 
 
 def audit(unnamed=SEARCH, reader=Pointless, learnt=True, out=None):
@@ -180,3 +181,37 @@ def test_halves_share_no_patient_and_both_have_edited_images():
         assert sum(p in half for p in set(patients.iloc[edited])) == 10
     assert halves(patients, edited, seed=4)[0] == first
     assert halves(patients, edited, seed=5)[0] != first
+
+
+SPEC = """
+graph: {attributes: [{name: view, type: binary, levels: [PA, AP]}], edges: []}
+dataset: {type: folder, csv: t.csv, images: i, patient: id}
+editors: {mine: {type: python, target: "m:editor"}}
+readers: {plain: {type: python, target: "m:plain"}, words: {type: python, target: "m:words"}}
+unnamed: {features: %s, phrases: %s, without: [leads], resamples: 4}
+out: run
+"""
+
+
+def spec(tmp_path, features="words", phrases="words"):
+    file = tmp_path / "audit.yaml"
+    file.write_text(SPEC % (features, phrases))
+    return AuditSpec.from_yaml(file)
+
+
+class Lending(CornerReader, Words):
+    def features(self, images):
+        return images.flatten(1)
+
+
+def test_a_file_says_which_reader_lends_features_and_phrases(tmp_path):
+    lending = Lending()
+    search = spec(tmp_path).search([CornerReader(), lending])
+    assert search.features is search.phrases is lending
+    assert (search.search.resamples, search.without) == (4, {"leads"})
+
+
+@pytest.mark.parametrize(("key", "name"), [("features", "plain"), ("phrases", "nobody")])
+def test_a_file_that_names_a_reader_without_them_is_refused(tmp_path, key, name):
+    with pytest.raises(SpecError, match=rf"unnamed\.{key}: '{name}' .*choose from \['words'\]"):
+        spec(tmp_path, **{key: name}).search([CornerReader(), Lending()])

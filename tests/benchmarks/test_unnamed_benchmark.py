@@ -1,6 +1,7 @@
 """The benchmark of components without a name: how its figures come about."""
 
 import numpy as np
+import pytest
 import unnamed
 
 
@@ -36,15 +37,10 @@ def test_readable_is_what_a_probe_with_labels_reads_on_the_other_half():
     assert unnamed.readable(told, np.zeros(400, dtype=int), first) == 0.0
 
 
+@pytest.mark.slow
 def test_one_world_end_to_end(monkeypatch):
     monkeypatch.setattr(unnamed, "UNEDITED", 1200)
-    monkeypatch.setattr(
-        unnamed,
-        "truth_of",
-        lambda w, c, draws: __import__("causal_cxr.data.phantom.truth", fromlist=["truth_of"]).truth_of(
-            w, c, draws=5_000
-        ),
-    )
+    monkeypatch.setattr(unnamed, "DRAWS", 5_000)
     found = unnamed.search_world("portable", images=256, resamples=2)
     assert set(found["planted"]) == {"pacemaker", "chest_drain", "ecg_leads", "laterality_marker", "portable_marker"}
     assert found["planted"]["portable_marker"] >= 0.9

@@ -7,14 +7,14 @@ from scipy.special import expit
 from sklearn.mixture import GaussianMixture
 
 from causal_cxr.readers.changes import Changes, change_directions
+from causal_cxr.readers.component_search import ComponentSearch, find_components
 from causal_cxr.readers.components import Component, ComponentReader
 from causal_cxr.readers.features import Pixels
-from causal_cxr.readers.find_components import Search, find_components
 from causal_cxr.readers.latent_sign import SignModel
 
 D = 24  #: features
 EDITED = 240
-QUICK = Search(resamples=2, atoms=4)
+QUICK = ComponentSearch(resamples=2, atoms=4)
 
 
 def correlation(one, other):
@@ -160,9 +160,9 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="features hold values that are not finite"):
         find_components(lab.changes, broken, lab.numbers, lab.patients)
     with pytest.raises(ValueError, match="an even number"):
-        Search(resamples=3)
+        ComponentSearch(resamples=3)
     with pytest.raises(ValueError, match=r"from 0\.5 to 1"):
-        Search(selected=0.2)
+        ComponentSearch(selected=0.2)
 
 
 @pytest.fixture(scope="module")
