@@ -7,7 +7,7 @@ All maps here rise with the margin. A concept that reads the wrong way round on 
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
@@ -16,7 +16,9 @@ import torch
 from scipy.special import logit
 from torch import Tensor
 
+from causal_cxr.data.dataset import Dataset
 from causal_cxr.data.patients import pack, unpack
+from causal_cxr.readers.reader import batches
 
 
 @dataclass(frozen=True)
@@ -236,3 +238,40 @@ def _a_patient_once(ids: np.ndarray) -> np.ndarray:
     """``(n,)`` weights that add to 1 within each patient."""
     _, group, count = np.unique(ids, return_inverse=True, return_counts=True)
     return 1 / count[group]
+
+
+def calibrated_on(
+    margins: Callable[[Tensor], Tensor],
+    names: Sequence[str],
+    dataset: Dataset,
+    rows: np.ndarray,
+    truth: np.ndarray,
+    method: str,
+    seen: frozenset[str] | None,
+    *,
+    batch_size: int = 256,
+) -> dict[str, Any]:
+    """What becomes of a reader that is calibrated on labelled patients.
+
+    Args:
+        margins: of the reader, ``(n, 1, h, w)`` -> ``(n, k)``.
+        names: of the ``k`` concepts.
+        dataset: with the images.
+        rows: ``(n,)`` labelled rows; each patient counts once.
+        truth: ``(n, k)`` 1 / 0 / NaN unknown.
+        method: ``"platt"``, ``"temperature"`` or ``"isotonic"``.
+        seen: patients that it was fitted on before; ``None`` = unknown, and stays so.
+        batch_size: images at a time.
+
+    Returns:
+        ``calibration`` and ``fitted_on``, which holds the calibration's patients too.
+
+    Raises:
+        ValueError: see :meth:`Calibration.fit`.
+        UnreadableImages: some cannot be read.
+    """
+    rows = np.asarray(rows)
+    found = np.concatenate([margins(images).numpy() for _, images in batches(dataset, rows, batch_size=batch_size)])
+    patients = dataset.patients.iloc[rows].astype(str).tolist()
+    calibration = Calibration.fit(method, found, truth, list(names), patients=patients)
+    return {"calibration": calibration, "fitted_on": None if seen is None else seen | frozenset(patients)}

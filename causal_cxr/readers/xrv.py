@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.data.patients import pack, unpack
-from causal_cxr.data.splits import batches
 from causal_cxr.graphs import Binary, CausalGraph
-from causal_cxr.readers.calibration import Calibration
+from causal_cxr.readers.calibration import Calibration, calibrated_on
 from causal_cxr.readers.concepts import Concept, concept_from_dict
 from causal_cxr.readers.features import resized
 from causal_cxr.readers.quality import ReaderQuality
@@ -175,12 +174,9 @@ class XRVReader:
             ValueError: see :meth:`Calibration.fit`.
             UnreadableImages: some cannot be read.
         """
-        rows = np.asarray(rows)
-        margins = np.concatenate([self.margins(dataset.images(part)).numpy() for part in batches(rows, BATCH)])
-        patients = dataset.patients.iloc[rows].astype(str).tolist()
-        calibration = Calibration.fit(method, margins, truth, self.names, patients=patients)
-        both = None if self.fitted_on is None else self.fitted_on | frozenset(patients)
-        return self.using(calibration=calibration, fitted_on=both)
+        seen = self.fitted_on
+        made = calibrated_on(self.margins, self.names, dataset, rows, truth, method, seen, batch_size=BATCH)
+        return self.using(**made)
 
     def using(self, **changes: Any) -> "XRVReader":
         """The same network with other arguments of the class; quality is unknown and must be given anew.

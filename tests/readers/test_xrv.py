@@ -105,12 +105,13 @@ def test_the_residual_network_is_torchxrayvisions(xrv, tmp_path, monkeypatch):
 
 
 def test_scores_are_sigmoids_of_logits_and_not_bent_to_operating_points(densenet, reader, xrv):
-    images = torch.rand(8, 1, 64, 64)
+    images = torch.rand(8, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     scores = reader.read(images)
     torch.testing.assert_close(scores, torch.sigmoid(reader.margins(images)))
-    points = scores.sort(dim=0).values[3:5].mean(dim=0)  # between two images: at a point itself rounding decides
+    points = scores.sort(dim=0).values[3:5].mean(dim=0)
     bent = xrv.models.op_norm(scores, points)
-    assert torch.equal(bent > 0.5, scores > points)
+    clear = (bent - 0.5).abs() > 1e-3  # nearer to a point rounding decides
+    assert torch.equal((bent > 0.5)[clear], (scores > points)[clear])
     assert bool(((bent > 0.5) & (scores < 0.1)).any())  # "more likely than not" of what is hardly ever there
 
 

@@ -14,13 +14,12 @@ from torch.nn import functional
 
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.data.patients import pack, unpack
-from causal_cxr.readers.calibration import Calibration, Platt
+from causal_cxr.readers.calibration import Calibration, Platt, calibrated_on
 from causal_cxr.readers.clip.patches import overlap, pooled_and_patches
 from causal_cxr.readers.clip.preprocess import Box, Preprocess
 from causal_cxr.readers.clip.towers import Towers, load_towers, save_towers, tokenise
 from causal_cxr.readers.concepts import Concept, concept_from_dict
 from causal_cxr.readers.quality import ReaderQuality
-from causal_cxr.readers.reader import batches
 
 READER = "reader.json"
 BATCH = 256
@@ -138,12 +137,8 @@ class CLIPReader:
             ValueError: see :meth:`Calibration.fit`.
             UnreadableImages: some cannot be read.
         """
-        rows = np.asarray(rows)
-        margins = np.concatenate([self.margins(images).numpy() for _, images in batches(dataset, rows)])
-        patients = dataset.patients.iloc[rows].astype(str).tolist()
-        calibration = Calibration.fit(method, margins, truth, self.names, patients=patients)
-        both = None if self.fitted_on is None else self.fitted_on | frozenset(patients)
-        return self.using(calibration=calibration, fitted_on=both)
+        made = calibrated_on(self.margins, self.names, dataset, rows, truth, method, self.fitted_on)
+        return self.using(**made)
 
     def using(self, **changes: Any) -> "CLIPReader":
         """The same towers with other arguments of the class.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.data.patients import pack, unpack
-from causal_cxr.readers.calibration import Calibration
+from causal_cxr.readers.calibration import Calibration, calibrated_on
 from causal_cxr.readers.concepts import Concept, concept_from_dict
 from causal_cxr.readers.features import resized
 from causal_cxr.readers.flamingo.exemplars import Exemplars, choose_exemplars
@@ -183,12 +183,9 @@ class FlamingoReader:
         Raises:
             ValueError: see :meth:`Calibration.fit`.
         """
-        rows = np.asarray(rows)
-        margins = [self.margins(dataset.images(rows[i : i + BATCH])).numpy() for i in range(0, len(rows), BATCH)]
-        patients = dataset.patients.iloc[rows].astype(str).tolist()
-        calibration = Calibration.fit(method, np.concatenate(margins), truth, self.names, patients=patients)
-        both = None if self._fit_patients is None else self._fit_patients | frozenset(patients)
-        return self.using(calibration=calibration, fitted_on=both)
+        seen = self._fit_patients
+        made = calibrated_on(self.margins, self.names, dataset, rows, truth, method, seen, batch_size=BATCH)
+        return self.using(**made)
 
     # -- reading -------------------------------------------------------------------------------------------------------
     @torch.no_grad()

@@ -16,7 +16,7 @@ from torch import Tensor
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.data.patients import pack, unpack
 from causal_cxr.data.splits import batches
-from causal_cxr.readers.calibration import Calibration
+from causal_cxr.readers.calibration import Calibration, calibrated_on
 from causal_cxr.readers.concepts import Concept, concept_from_dict
 from causal_cxr.readers.measure.measures import MEASURES
 from causal_cxr.readers.quality import ReaderQuality
@@ -153,14 +153,11 @@ class MeasureReader:
         lacking = [measure for measure in concepts if measure not in self.measures]
         if lacking:
             raise ValueError(f"This reader does not measure {lacking}; it measures {list(self.measures)}.")
-        rows = np.asarray(rows)
         reference = {measure: self.reference[measure] for measure in concepts}
         plain = MeasureReader(reference, concepts=concepts, name=self.name, fitted_on=self.fitted_on)
-        margins = [plain.margins(dataset.images(part)).numpy() for part in batches(rows, BATCH)]
-        patients = dataset.patients.iloc[rows].astype(str).tolist()
-        calibration = Calibration.fit(method, np.concatenate(margins), truth, plain.names, patients=patients)
-        both = None if self.fitted_on is None else self.fitted_on | frozenset(patients)
-        return MeasureReader(reference, concepts=concepts, calibration=calibration, name=self.name, fitted_on=both)
+        seen = self.fitted_on
+        made = calibrated_on(plain.margins, plain.names, dataset, rows, truth, method, seen, batch_size=BATCH)
+        return MeasureReader(reference, concepts=concepts, name=self.name, **made)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``model.safetensors`` (the reference) and ``reader.json``."""
