@@ -1,0 +1,40 @@
+"""Errors of means and contrasts whose images are clustered by patient: CR2, with Satterthwaite's degrees of freedom.
+
+Few patients, and patients of unequally many images, make the usual clustered error too small. So the error here is the
+bias-reduced CR2 (Bell & McCaffrey 2002), and t has the Satterthwaite degrees of freedom that go with it (Pustejovsky &
+Tipton 2018); ``benchmarks/results/calibration.md`` shows how often that is right.
+"""
+
+import numpy as np
+
+
+def mean_influence(deviations: np.ndarray, groups: np.ndarray, count: int) -> tuple[np.ndarray, float]:
+    """``(count, k)`` what each patient adds to means, CR2; its squares sum to the variance. And the dof of that sum.
+
+    Args:
+        deviations: ``(n, k)`` from the means.
+        groups: ``(n,)`` patient numbers below ``count``; a patient without rows adds nothing.
+        count: patients.
+    """
+    n = len(deviations)
+    share = np.bincount(groups, minlength=count) / n
+    influence = cluster_sums(deviations, groups, count) / (n * np.sqrt(1 - share))[:, None]
+    weight = share / (1 - share)  # a'a of each patient, times n
+    return influence, satterthwaite(weight, (np.sqrt(share * weight))[:, None])
+
+
+def satterthwaite(own: np.ndarray, shared: np.ndarray) -> float:
+    """Degrees of freedom ``tr(P)^2 / tr(P^2)`` of a CR2 variance, with ``P = diag(own) - shared shared'``.
+
+    ``P`` is the variance's quadratic form in independent errors, a row a patient: ``own`` is ``(G,)``, ``shared``
+    ``(G, p)``. It is never built.
+    """
+    square = (shared**2).sum(axis=1)
+    trace = (own - square).sum()
+    norm = (own**2 - 2 * own * square).sum() + ((shared.T @ shared) ** 2).sum()
+    return float(trace**2 / norm) if norm > 0 else float(len(own) - 1)
+
+
+def cluster_sums(values: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
+    """``(count, k)`` sums of ``(n, k)`` values within groups."""
+    return np.column_stack([np.bincount(groups, weights=column, minlength=count) for column in values.T])
