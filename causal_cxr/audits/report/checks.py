@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from causal_cxr.audits.analyse import AGREE, BLIND_SLOPE, DIFFER, EFFECTIVE_RATIO
+from causal_cxr.audits.agreement import AGREE, DIFFER
+from causal_cxr.audits.cells import BLIND_SLOPE
+from causal_cxr.audits.obedience import EFFECTIVE_RATIO
 from causal_cxr.graphs import CausalGraph
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from causal_cxr.audits.analyse import BLIND_SLOPE, EFFECTIVE_RATIO
+from causal_cxr.audits.cells import BLIND_SLOPE
 from causal_cxr.audits.falsification import SMALLEST_CORRELATION
+from causal_cxr.audits.obedience import EFFECTIVE_RATIO
 from causal_cxr.audits.report import pictures
 from causal_cxr.audits.report.checks import checks, editor_null
 from causal_cxr.audits.verdicts import MEANING

@@ -1,0 +1,106 @@
+"""One cell of an audit: a contrast, a concept, one reader of it; three effects, what each says, and the gates."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from causal_cxr.audits.associations import Association
+from causal_cxr.audits.differences import crossings, edit_bounds
+from causal_cxr.audits.effects import NOTHING, Effect, paired_effect
+from causal_cxr.graphs import CausalGraph, Contrast
+from causal_cxr.readers.concepts import Concept
+from causal_cxr.readers.quality import ReaderQuality
+
+SIDES = ("editor", "adjusted", "marginal")
+BLIND_SLOPE = 0.3  #: a reader whose slope may lie below this cannot say "no"
+RARE = 0.2  #: below this prevalence delta is half the prevalence
+FOLLOW_SHARE = 0.5  #: a reader may follow A by this share of delta
+FEWEST_EXPECTED = (
+    10  #: images with the concept, and without, at the rarer level, were it as frequent there as elsewhere
+)
+
+
+def cell(
+    editor: str, contrast: Contrast, reader: str, concept: Concept, quality: ReaderQuality,
+    paired: Mapping[str, pd.DataFrame | None], asked: pd.DataFrame | None, seen: Association, factual: pd.DataFrame, effective: bool | None,
+    graph: CausalGraph, alpha: float, smallest_effect: float,
+) -> dict[str, Any]:  # fmt: skip
+    column = f"{reader}/{concept.name}"
+    q: Any = quality.concepts.loc[concept.name]
+    slope, slope_se, slope_low = (float(q[key]) for key in ("slope", "slope_se", "slope_low"))
+    readable = slope_low > 0
+    blind = not slope_low >= BLIND_SLOPE
+    # The mean score is linear in prevalence with slope J; a calibrated reader's mean is right on its labelled patients.
+    mean, labelled = float(factual[column].mean()), float(q["prevalence"])
+    prevalence = float(np.clip(labelled + (mean - labelled) / slope if readable else mean, 0, 1))
+    delta = smallest_effect if not prevalence < RARE else max(prevalence / 2, 0.01)
+
+    def of(kind: str, orientation: int | None = None) -> Effect:
+        frame = paired[kind]
+        if frame is None:
+            return NOTHING
+        if orientation is not None:
+            frame = frame[frame["orientation"] == orientation]
+        return paired_effect(frame[column].to_numpy(), frame["patient"].to_numpy())
+
+    raw = {"editor": of("total"), "adjusted": seen.adjusted, "marginal": seen.marginal, "direct": of("direct"),
+           "up": of("total", 1), "down": of("total", -1)}  # fmt: skip
+    effects = {side: (e.scaled(slope, slope_se) if readable else e).unsettled() for side, e in raw.items()}
+    row: dict[str, Any] = {
+        "editor": editor, "attribute": contrast.attribute, "contrast": contrast.name, "concept": concept.name,
+        "reader": reader, "control": concept.control, "delta": delta, "slope": slope, "slope_low": slope_low,
+        "declared_path": graph.has_directed_path(contrast.attribute, concept.attribute or concept.name),
+        "adjustment": None if seen.adjustment is None else ", ".join(sorted(seen.adjustment)),
+        "n_edited": raw["editor"].n, "n_patients": raw["editor"].patients, "n_unedited": raw["marginal"].n,
+        "prevalence": prevalence,
+    }  # fmt: skip
+    for side in (*SIDES, "direct"):
+        e = effects[side]
+        low, high = e.interval() if e.n else (np.nan, np.nan)
+        p_yes, p_no = e.p_yes(delta), e.p_no(delta)
+        call = "" if not e.n else "yes" if p_yes <= alpha else "no" if p_no <= alpha and not blind else "undecided"
+        row |= {f"{side}_effect": e.value, f"{side}_se": e.se, f"{side}_low": low, f"{side}_high": high,
+                f"{side}_p_yes": p_yes, f"{side}_p_no": 1.0 if blind else p_no, f"{side}_call": call}  # fmt: skip
+    row |= {"up_effect": effects["up"].value, "down_effect": effects["down"].value}
+    row["gained"], row["lost"] = crossings(paired["total"], column)
+    if asked is None:
+        row |= dict.fromkeys(("rejected", "bound_low", "bound_high", "bound_low_95", "bound_high_95"), np.nan)
+    else:
+        least, most = (b.scaled(slope, slope_se) if readable else b for b in edit_bounds(asked, column))
+        row |= {"rejected": 1 - float((asked["accepted"] & asked["accepted@null"]).mean()),
+                "bound_low": least.value, "bound_high": most.value,
+                "bound_low_95": least.interval()[0], "bound_high_95": most.interval()[1]}  # fmt: skip
+    # Where editor and adjusted agree, only the direct effect is left to tell "hidden" from "mediated".
+    shown = row["editor_call"] == row["adjusted_call"] == "yes"
+    unsettled = [effects[s] for s in (("direct",) if shown else SIDES) if row[f"{s}_call"] == "undecided"]
+    needed = max((e.patients_needed(delta, alpha) for e in unsettled), default=np.nan)
+    row["patients_needed"] = needed if np.isfinite(needed) else np.nan
+
+    follow = quality.follows[
+        (quality.follows["concept"] == concept.name) & (quality.follows["attribute"] == contrast.attribute)
+    ]
+    follows = inseparable = False
+    for low, high in follow[["low", "high"]].to_numpy(dtype=float) / slope if readable else ():
+        inseparable |= bool(np.isnan(low))  # of several levels one is enough
+        follows |= bool(low > FOLLOW_SHARE * delta or high < -FOLLOW_SHARE * delta or np.isnan(low))
+    up, down = effects["up"], effects["down"]
+    opposed = up.n and down.n and up.value * down.value < 0 and max(up.p_yes(delta), down.p_yes(delta)) <= alpha
+    row["gate"] = (
+        "no reading of this concept is known to work" if not readable
+        else "too few labelled images to tell the reader from one of " + contrast.attribute if inseparable
+        else "reader follows " + contrast.attribute if follows
+        else "editor not effective on " + contrast.attribute
+        if effective is False and contrast.attribute in graph.image_parents
+        else "declared as a cause of " + contrast.attribute
+        if concept.attribute is not None and graph.has_directed_path(concept.attribute, contrast.attribute)
+        else "not identifiable: a latent common cause" if seen.adjustment is None
+        else "no overlap" if not seen.overlap
+        else f"too few images to show it at both levels of {contrast.attribute}"
+        if min(prevalence, 1 - prevalence) * seen.fewest < FEWEST_EXPECTED
+        else "asymmetric: the two directions have opposite signs" if opposed
+        else ""
+    )  # fmt: skip
+    row |= {"blind": blind, "follows": follows}
+    return row

@@ -1,0 +1,90 @@
+"""From cells to verdicts: one family a verdict kind, and every verdict in a sentence."""
+
+import numpy as np
+import pandas as pd
+
+from causal_cxr.audits.cells import BLIND_SLOPE, SIDES
+from causal_cxr.audits.effects import benjamini_yekutieli
+from causal_cxr.audits.verdicts import MEANING, TABLE, conjunction_p, verdict_of
+
+FEASIBLE = 100  #: times the patients at hand; beyond that no number is told
+
+
+def decide(cells: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    """Verdicts: one family a verdict kind over all cells, BY on the conjunction p."""
+    sides = {side: cells[[f"{side}_p_yes", f"{side}_p_no", f"{side}_effect"]].to_numpy() for side in SIDES}
+    verdicts, reasons, qs = (
+        np.full(len(cells), "undecided", dtype=object),
+        cells["gate"].to_list(),
+        np.full(len(cells), np.nan),
+    )
+    for rule in TABLE:
+        p = np.array(
+            [
+                conjunction_p(
+                    rule,
+                    {s: _or_one(v[i, 0]) for s, v in sides.items()},
+                    {s: _or_one(v[i, 1]) for s, v in sides.items()},
+                    {s: float(np.sign(v[i, 2])) for s, v in sides.items()},
+                    bool(cells["declared_path"].iloc[i]),
+                )
+                for i in range(len(cells))
+            ]
+        )
+        p[cells["gate"].to_numpy() != ""] = 1.0
+        families = {rule.verdict: p}
+        if rule.verdict == "hidden":
+            # Where labelled mediators exist, the direct effect must be shown too, there or absent: "hidden" for want
+            # of a "no" would be a verdict made from a failure to reject.
+            families = {
+                "hidden": np.maximum(p, cells["direct_p_yes"].where(cells["direct_call"] != "", 0.0).to_numpy()),
+                "mediated": np.maximum(p, cells["direct_p_no"].where(cells["direct_call"] != "", 1.0).to_numpy()),
+            }
+        for verdict, conjunction in families.items():
+            q = benjamini_yekutieli(conjunction)
+            taken = q <= alpha
+            verdicts[taken], qs[taken] = verdict, q[taken]
+    cells = cells.assign(verdict=verdicts, q=qs)
+    # The strongest rival needs no editor, so its family is the cells of one.
+    cells["rival_q"] = cells.groupby("editor")["adjusted_p_yes"].transform(lambda p: benjamini_yekutieli(p.to_numpy()))
+    cells["reason"] = [
+        "" if v != "undecided" else gate or _why(row)
+        for v, gate, (_, row) in zip(cells["verdict"], reasons, cells.iterrows(), strict=True)
+    ]
+    cells["sign"] = np.sign(cells["editor_effect"]).where(cells["verdict"] != "undecided", 0).fillna(0).astype(int)
+    cells["sentence"] = [_sentence(row) for _, row in cells.iterrows()]
+    first = ["editor", "attribute", "contrast", "concept", "reader", "verdict", "reason", "q", "sentence"]
+    return cells[[*first, *[c for c in cells.columns if c not in (*first, "gate", "blind", "follows")]]]
+
+
+def _or_one(p: float) -> float:
+    return 1.0 if np.isnan(p) else float(p)
+
+
+def _why(row: pd.Series) -> str:
+    if row["blind"]:
+        return f"reader blind (slope {row['slope']:.2f}, may lie below {BLIND_SLOPE}); it cannot say 'no'"
+    open_sides = [side for side in SIDES if row[f"{side}_call"] == "undecided"]
+    shown = row["editor_call"] == row["adjusted_call"] == "yes"
+    if shown and not row["declared_path"] and row["direct_call"] == "undecided":
+        open_sides = ["direct"]  # hidden or mediated; the marginal effect has no say in either
+    if not open_sides:
+        calls = {side: row[f"{side}_call"] for side in SIDES}
+        signs = {side: float(np.sign(row[f"{side}_effect"])) for side in SIDES}
+        if verdict_of(calls, signs, bool(row["declared_path"])) == "undecided":
+            return "the editor and the unadjusted association have opposite signs"
+        return "not after correction for the number of cells"
+    more = ""
+    if row["patients_needed"] > FEASIBLE * row["n_patients"]:
+        more = "; the estimate lies on the border of what counts, no feasible number of patients would decide"
+    elif np.isfinite(row["patients_needed"]):
+        more = f"; about {row['patients_needed']:,.0f} patients would decide"
+    return f"{' and '.join(open_sides)} undecided{more}"
+
+
+def _sentence(row: pd.Series) -> str:
+    numbers = "; ".join(
+        f"{side} {row[f'{side}_effect']:+.2f} [{row[f'{side}_low']:+.2f}, {row[f'{side}_high']:+.2f}]" for side in SIDES
+    )
+    reason = f" ({row['reason']})" if row["reason"] else ""
+    return f"{row['contrast']} on {row['concept']}: {row['verdict']}{reason}: {MEANING[row['verdict']]}; {numbers}."
