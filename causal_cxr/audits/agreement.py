@@ -1,10 +1,16 @@
-"""Do other witnesses say the same? Which reader of several is heard, and whether the others contradict it."""
+"""Do other witnesses say the same? Which reader of several is heard, and whether the others contradict it.
 
-from collections.abc import Mapping
+A reader that follows the attribute is heard all the same where another one that shares neither backbone nor patients with it
+says the same, both with what they see of the attribute itself taken off.
+"""
+
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from causal_cxr.audits.cells import FOLLOWS, SIDES
 
 AGREE, DIFFER, OPEN = "agree", "differ", "open"
 
@@ -47,3 +53,42 @@ def reader_agreement(edges: pd.DataFrame, others: pd.DataFrame) -> list[str]:
 def _opposed(a: Mapping[str, Any], b: Mapping[str, Any], side: str) -> bool:
     calls = {a[f"{side}_call"], b[f"{side}_call"]}
     return calls == {"yes", "no"} or (calls == {"yes"} and a[f"{side}_effect"] * b[f"{side}_effect"] < 0)
+
+
+def heard_with_a_witness(edges: pd.DataFrame, others: pd.DataFrame, apart: Collection[frozenset[str]]) -> pd.DataFrame:
+    """Cells of readers that follow the attribute, where a second reader of the same concept makes the same calls.
+
+    Args:
+        edges: cells of the chosen readers.
+        others: cells of the others.
+        apart: pairs of readers' names that share neither backbone nor patients (:func:`causal_cxr.readers.kinship`).
+
+    Returns:
+        ``edges`` with a column ``witness`` (empty: none needed or none found); with one, the gate is open, and every p is the larger of both
+        readers'.
+    """
+    rows = []
+    seconds = others.groupby(["editor", "contrast", "concept"]).groups
+    for edge in edges.to_dict("records"):
+        key = (edge["editor"], edge["contrast"], edge["concept"])
+        candidates = others.loc[seconds[key]].to_dict("records") if key in seconds else []
+        follows = any(gate.kind == FOLLOWS for gate in edge["gates"])
+        found = next((second for second in candidates if follows and _bears_out(edge, second, apart)), None)
+        edge["witness"] = ""
+        if found is not None:
+            edge["witness"] = found["reader"]
+            edge["gates"] = tuple(gate for gate in edge["gates"] if gate.kind != FOLLOWS)
+            edge |= {key: max(edge[key], found[key]) for s in (*SIDES, "direct") for key in (f"{s}_p_yes", f"{s}_p_no")}
+        rows.append(edge)
+    return pd.DataFrame(rows, columns=[*edges.columns, "witness"])
+
+
+def _bears_out(edge: Mapping[Any, Any], second: Mapping[Any, Any], apart: Collection[frozenset[str]]) -> bool:
+    """Whether a second reader, apart from the first and not blind, makes both of its calls, with the same signs."""
+    able = not second["blind"] and all(gate.kind == FOLLOWS for gate in second["gates"])
+    if not able or frozenset((edge["reader"], second["reader"])) not in apart:
+        return False
+    return all(
+        edge[f"{side}_call"] == second[f"{side}_call"] in ("yes", "no") and not _opposed(edge, second, side)
+        for side in ("editor", "adjusted")
+    )

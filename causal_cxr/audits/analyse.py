@@ -1,19 +1,21 @@
 """The cheap half of an audit: the measurement table and the graph in, edges out. Pure and repeatable."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from causal_cxr.audits.acceptance import acceptance_rates
-from causal_cxr.audits.agreement import DIFFER, best_reader, reader_agreement
+from causal_cxr.audits.agreement import DIFFER, best_reader, heard_with_a_witness, reader_agreement
 from causal_cxr.audits.associations import associations
 from causal_cxr.audits.cells import cell
-from causal_cxr.audits.decisions import decide
+from causal_cxr.audits.decisions import INTERNAL, decide
 from causal_cxr.audits.differences import asked_edits, paired_differences
 from causal_cxr.audits.falsification import independence_tests, rejected_at
-from causal_cxr.audits.obedience import effectiveness_of, leaks
+from causal_cxr.audits.gates import Gate
+from causal_cxr.audits.heterogeneity import heterogeneity, reciprocal_edits
+from causal_cxr.audits.obedience import EFFECTIVENESS, LEAK, effectiveness_of, leaks
 from causal_cxr.graphs import CausalGraph, Contrast
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.quality import ReaderQuality
@@ -29,6 +31,8 @@ class Analysis:
     effectiveness: pd.DataFrame
     leak: pd.DataFrame
     acceptance: pd.DataFrame
+    heterogeneity: pd.DataFrame
+    reciprocal: pd.DataFrame
 
 
 def analyse(
@@ -42,6 +46,7 @@ def analyse(
     alpha: float = 0.05,
     smallest_effect: float = 0.10,
     labelled_outcomes: bool = False,
+    apart: Collection[frozenset[str]] = (),
 ) -> Analysis:
     """Effects, gates, tests, verdicts.
 
@@ -55,6 +60,7 @@ def analyse(
         smallest_effect: delta, a risk difference.
         labelled_outcomes: whether what an attribute does to the other labelled attributes is asked too, as the images
             show them (by the concepts that read them); it widens the families that the error control is over.
+        apart: pairs of readers' names that share neither backbone nor patients: only such two bear each other out.
 
     Returns:
         ``edges``: one row an editor x contrast x concept outside the graph (with ``labelled_outcomes``: or reading another
@@ -66,10 +72,13 @@ def analyse(
         they enter no estimate, and whatever they would have shown, the estimate from all edits lies between ``bound_low`` and
         ``bound_high`` (:func:`causal_cxr.audits.effects.rejection_bounds`; on the scale of the concept, so beyond [-1, 1] where the
         reader's slope is low), with 95% confidence between ``bound_low_95`` and ``bound_high_95``. ``rival_q``: q of "the adjusted association is there", which needs no editor. ``agreement``: what
-        the other readers that read it well enough say. ``second_readings``: the estimates and calls of the readers
+        the other readers that read it well enough say; ``witness``: the one that bears out a reader that follows the
+        attribute, ``shift_removed`` what was taken off for it, in scores. ``refusal``: the type of an ``undecided``
+        (:data:`causal_cxr.audits.gates.REFUSALS`). ``path_unsupported``: the graph declares a path and the data show none. ``second_readings``: the estimates and calls of the readers
         that were not chosen. ``falsification``: the graph's implied independences among labelled attributes, tested
         (:func:`causal_cxr.audits.falsification.independence_tests`). ``acceptance``: how many edits were accepted, in each
-        group of patients (:func:`causal_cxr.audits.acceptance.acceptance_rates`).
+        group of patients (:func:`causal_cxr.audits.acceptance.acceptance_rates`). ``heterogeneity`` and ``reciprocal``: see
+        :mod:`causal_cxr.audits.heterogeneity`.
 
     Raises:
         ValueError: no concept is a candidate hidden attribute.
@@ -87,11 +96,13 @@ def analyse(
     falsification = independence_tests(graph, table.loc[factual.index], factual["patient"].to_numpy(), alpha=alpha)
 
     rows, effectiveness, leak = [], [], []
+    differences: dict[tuple[str, str], pd.DataFrame | None] = {}
     for editor in sorted(measurements.loc[measurements["kind"] == "null", "editor"].unique()):
         mine = measurements[measurements["editor"] == editor]
         null = mine[mine["kind"] == "null"].set_index("row")
         for contrast in contrasts:
             paired = {kind: paired_differences(mine, null, contrast, kind, columns) for kind in ("total", "direct")}
+            differences[editor, contrast.name] = paired["total"]
             seen = observed[contrast.name]
             asked = asked_edits(mine, null, contrast, columns)
             effective, own = effectiveness_of(editor, contrast, concepts, paired["total"], seen)
@@ -107,15 +118,23 @@ def analyse(
     chosen = best_reader(cells)
     others = cells[~chosen]
     cells = cells[chosen].assign(agreement=reader_agreement(cells[chosen], others)).reset_index(drop=True)
-    for attribute, statement in rejected_at(falsification).items():
-        cells.loc[(cells["attribute"] == attribute) & (cells["gate"] == ""), "gate"] = f"graph falsified: {statement}"
-    cells.loc[(cells["agreement"] == DIFFER) & (cells["gate"] == ""), "gate"] = "readers differ"
+    cells = heard_with_a_witness(cells, others, apart)
+    contradicted = {
+        name: Gate("graph falsified", f"graph falsified: {s}") for name, s in rejected_at(falsification).items()
+    }
+    cells["gates"] = [
+        (*gates, *([contradicted[attribute]] if attribute in contradicted else []),
+         *([Gate("readers differ", "readers differ")] if agreement == DIFFER else []))
+        for gates, attribute, agreement in zip(cells["gates"], cells["attribute"], cells["agreement"], strict=True)
+    ]  # fmt: skip
+    leak_frame = pd.DataFrame(leak, columns=list(LEAK))
     return Analysis(
-        decide(cells, alpha),
-        others.drop(columns=["gate", "blind", "follows"]).reset_index(drop=True),
-        falsification,
-        pd.DataFrame(effectiveness, columns=["editor", "contrast", "attribute", "concept", "reader", "effect", "expected",
-                                             "ratio", "low", "high", "n"]),
-        pd.DataFrame(leak, columns=["editor", "contrast", "attribute", "concept", "reader", "target", "effect", "low", "high"]),
-        acceptance_rates(measurements, table, graph),
-    )  # fmt: skip
+        edges=decide(cells, alpha),
+        second_readings=others.drop(columns=list(INTERNAL)).reset_index(drop=True),
+        falsification=falsification,
+        effectiveness=pd.DataFrame(effectiveness, columns=list(EFFECTIVENESS)),
+        leak=leak_frame,
+        acceptance=acceptance_rates(measurements, table, graph),
+        heterogeneity=heterogeneity(differences, contrasts, concepts, quality),
+        reciprocal=reciprocal_edits(leak_frame),
+    )

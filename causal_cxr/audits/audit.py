@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -31,6 +32,7 @@ from causal_cxr.editors.editor import Editor
 from causal_cxr.graphs import CausalGraph, Contrast, default_contrasts
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.reader import Reader
+from causal_cxr.readers.redundancy import kinship
 
 ANALYSIS_ONLY = (
     "alpha",
@@ -178,7 +180,9 @@ class Audit:
             gallery = tuple(GalleryItem(**item) for item in load_gallery(folder))
         quality = {r.name: r.quality for r in self.readers}
         asked = {r.name: self._asked(r) for r in self.readers}
-        options: dict[str, Any] = {"alpha": self.alpha, "smallest_effect": self.smallest_effect}
+        kin = [kinship(one, other) for one, other in combinations(self.readers, 2)]
+        apart = {frozenset((k.reader, k.other)) for k in kin if k.apart}
+        options: dict[str, Any] = {"alpha": self.alpha, "smallest_effect": self.smallest_effect, "apart": apart}
         analysis = analyse(
             measurements, dataset.attributes, self.graph, self.interventions, asked, quality,
             labelled_outcomes=self.labelled_outcomes, **options,
@@ -212,6 +216,7 @@ class Audit:
                        "fitted_on": None if e.fitted_on is None else len(e.fitted_on)}
                 for name, e in editors.items()
             },
+            "kinship": [{"readers": [k.reader, k.other], "apart": k.apart, "why": list(k.why)} for k in kin],
             "ledger": ledger,
             "excluded": excluded,
             "unreadable": {str(row): why for row, why in zip(unreadable["row"], unreadable["reason"], strict=True)},
@@ -223,8 +228,9 @@ class Audit:
         report = Report(
             graph=self.graph, edges=edges, second_readings=analysis.second_readings,
             falsification=analysis.falsification, effectiveness=analysis.effectiveness, leak=analysis.leak,
-            acceptance=analysis.acceptance, composition=composition, quality=quality, gallery=gallery, measurements=measurements, provenance=record,
-            pictures=pictures,
+            acceptance=analysis.acceptance, composition=composition, heterogeneity=analysis.heterogeneity,
+            reciprocal=analysis.reciprocal, quality=quality, gallery=gallery, measurements=measurements,
+            provenance=record, pictures=pictures,
         )  # fmt: skip
         if out is not None:
             report.save(out)

@@ -1,6 +1,7 @@
 """One cell of an audit: a contrast, a concept, one reader of it; three effects, what each says, and the gates."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 from causal_cxr.audits.associations import Association
 from causal_cxr.audits.differences import crossings, edit_bounds
 from causal_cxr.audits.effects import NOTHING, Effect, paired_effect
+from causal_cxr.audits.gates import Gate
 from causal_cxr.graphs import CausalGraph, Contrast
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.quality import ReaderQuality
@@ -17,6 +19,7 @@ SIDES = ("editor", "adjusted", "marginal")
 BLIND_SLOPE = 0.3  #: a reader whose slope may lie below this cannot say "no"
 RARE = 0.2  #: below this prevalence delta is half the prevalence
 FOLLOW_SHARE = 0.5  #: a reader may follow A by this share of delta
+FOLLOWS = "reader follows"
 FEWEST_EXPECTED = (
     10  #: images with the concept, and without, at the rarer level, were it as frequent there as elsewhere
 )
@@ -45,9 +48,11 @@ def cell(
             frame = frame[frame["orientation"] == orientation]
         return paired_effect(frame[column].to_numpy(), frame["patient"].to_numpy())
 
+    shift = _followed(quality, concept, contrast, slope, delta) if readable else _Followed()
     raw = {"editor": of("total"), "adjusted": seen.adjusted, "marginal": seen.marginal, "direct": of("direct"),
            "up": of("total", 1), "down": of("total", -1)}  # fmt: skip
-    effects = {side: (e.scaled(slope, slope_se) if readable else e).unsettled() for side, e in raw.items()}
+    seen_of_concept = {side: e.less(shift.value, shift.se) for side, e in raw.items()}
+    effects = {side: (e.scaled(slope, slope_se) if readable else e).unsettled() for side, e in seen_of_concept.items()}
     row: dict[str, Any] = {
         "editor": editor, "attribute": contrast.attribute, "contrast": contrast.name, "concept": concept.name,
         "reader": reader, "control": concept.control, "delta": delta, "slope": slope, "slope_low": slope_low,
@@ -78,29 +83,49 @@ def cell(
     needed = max((e.patients_needed(delta, alpha) for e in unsettled), default=np.nan)
     row["patients_needed"] = needed if np.isfinite(needed) else np.nan
 
-    follow = quality.follows[
-        (quality.follows["concept"] == concept.name) & (quality.follows["attribute"] == contrast.attribute)
-    ]
-    follows = inseparable = False
-    for low, high in follow[["low", "high"]].to_numpy(dtype=float) / slope if readable else ():
-        inseparable |= bool(np.isnan(low))  # of several levels one is enough
-        follows |= bool(low > FOLLOW_SHARE * delta or high < -FOLLOW_SHARE * delta or np.isnan(low))
     up, down = effects["up"], effects["down"]
     opposed = up.n and down.n and up.value * down.value < 0 and max(up.p_yes(delta), down.p_yes(delta)) <= alpha
-    row["gate"] = (
-        "no reading of this concept is known to work" if not readable
-        else "too few labelled images to tell the reader from one of " + contrast.attribute if inseparable
-        else "reader follows " + contrast.attribute if follows
-        else "editor not effective on " + contrast.attribute
-        if effective is False and contrast.attribute in graph.image_parents
-        else "declared as a cause of " + contrast.attribute
-        if concept.attribute is not None and graph.has_directed_path(concept.attribute, contrast.attribute)
-        else "not identifiable: a latent common cause" if seen.adjustment is None
-        else "no overlap" if not seen.overlap
-        else f"too few images to show it at both levels of {contrast.attribute}"
-        if min(prevalence, 1 - prevalence) * seen.fewest < FEWEST_EXPECTED
-        else "asymmetric: the two directions have opposite signs" if opposed
-        else ""
+    declared_cause = concept.attribute is not None and graph.has_directed_path(concept.attribute, contrast.attribute)
+    about, fewest = contrast.attribute, min(prevalence, 1 - prevalence) * seen.fewest
+    tried: tuple[tuple[Any, str, str], ...] = (
+        (not readable, "reader unknown", "no reading of this concept is known to work"),
+        (shift.unknown, "reader inseparable", f"too few labelled images to tell the reader from one of {about}"),
+        (shift.follows, FOLLOWS, f"reader follows {about}"),
+        (effective is False and about in graph.image_parents, "editor not effective", f"editor not effective on {about}"),
+        (declared_cause, "declared cause", f"declared as a cause of {about}"),
+        (seen.adjustment is None, "not identifiable", "not identifiable: a latent common cause"),
+        (not seen.overlap, "no overlap", "no overlap"),
+        (fewest < FEWEST_EXPECTED, "too few", f"too few images to show it at both levels of {about}"),
+        (opposed, "asymmetric", "asymmetric: the two directions have opposite signs"),
     )  # fmt: skip
-    row |= {"blind": blind, "follows": follows}
+    gates = tuple(Gate(kind, reason) for failed, kind, reason in tried if failed)
+    row |= {"gates": gates, "blind": blind, "follows": shift.follows or shift.unknown, "shift_removed": shift.value}
     return row
+
+
+@dataclass(frozen=True)
+class _Followed:
+    """What a reader sees of the attribute in the concept's place; nothing is taken off where it cannot be told."""
+
+    follows: bool = False
+    unknown: bool = False
+    value: float = 0.0
+    se: float = 0.0
+
+
+def _followed(quality: ReaderQuality, concept: Concept, contrast: Contrast, slope: float, delta: float) -> _Followed:
+    """Whether the reader may follow the attribute by more than :data:`FOLLOW_SHARE` of delta, and by how much, in scores.
+
+    Of an attribute with several levels one that is followed is enough; which it is the table does not say, so nothing is
+    taken off there.
+    """
+    about = quality.follows
+    rows = about[(about["concept"] == concept.name) & (about["attribute"] == contrast.attribute)]
+    bounds = rows[["low", "high"]].to_numpy(dtype=float) / slope
+    if np.isnan(bounds).any():
+        return _Followed(unknown=True)
+    if not ((bounds[:, 0] > FOLLOW_SHARE * delta) | (bounds[:, 1] < -FOLLOW_SHARE * delta)).any():
+        return _Followed()
+    if len(rows) > 1:
+        return _Followed(follows=True)
+    return _Followed(True, False, float(rows["shift"].iloc[0]), float(rows["se"].iloc[0]))

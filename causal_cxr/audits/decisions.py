@@ -5,19 +5,18 @@ import pandas as pd
 
 from causal_cxr.audits.cells import BLIND_SLOPE, SIDES
 from causal_cxr.audits.effects import benjamini_yekutieli
+from causal_cxr.audits.gates import Gate
 from causal_cxr.audits.verdicts import MEANING, TABLE, conjunction_p, verdict_of
 
+INTERNAL = ("gates", "blind", "follows")  #: columns of cells that no report shows
 FEASIBLE = 100  #: times the patients at hand; beyond that no number is told
 
 
 def decide(cells: pd.DataFrame, alpha: float) -> pd.DataFrame:
     """Verdicts: one family a verdict kind over all cells, BY on the conjunction p."""
     sides = {side: cells[[f"{side}_p_yes", f"{side}_p_no", f"{side}_effect"]].to_numpy() for side in SIDES}
-    verdicts, reasons, qs = (
-        np.full(len(cells), "undecided", dtype=object),
-        cells["gate"].to_list(),
-        np.full(len(cells), np.nan),
-    )
+    verdicts, qs = np.full(len(cells), "undecided", dtype=object), np.full(len(cells), np.nan)
+    refused = cells["gates"].map(bool).to_numpy()
     for rule in TABLE:
         p = np.array(
             [
@@ -31,7 +30,7 @@ def decide(cells: pd.DataFrame, alpha: float) -> pd.DataFrame:
                 for i in range(len(cells))
             ]
         )
-        p[cells["gate"].to_numpy() != ""] = 1.0
+        p[refused] = 1.0
         families = {rule.verdict: p}
         if rule.verdict == "hidden":
             # Where labelled mediators exist, the direct effect must be shown too, there or absent: "hidden" for want
@@ -47,23 +46,27 @@ def decide(cells: pd.DataFrame, alpha: float) -> pd.DataFrame:
     cells = cells.assign(verdict=verdicts, q=qs)
     # The strongest rival needs no editor, so its family is the cells of one.
     cells["rival_q"] = cells.groupby("editor")["adjusted_p_yes"].transform(lambda p: benjamini_yekutieli(p.to_numpy()))
-    cells["reason"] = [
-        "" if v != "undecided" else gate or _why(row)
-        for v, gate, (_, row) in zip(cells["verdict"], reasons, cells.iterrows(), strict=True)
+    why = [
+        Gate("", "") if row["verdict"] != "undecided" else row["gates"][0] if row["gates"] else _why(row)
+        for _, row in cells.iterrows()
     ]
+    cells["refusal"], cells["reason"] = [gate.kind for gate in why], [gate.reason for gate in why]
+    # The data speak against a declared path, whatever the editor does.
+    cells["path_unsupported"] = cells["declared_path"].astype(bool) & (cells["adjusted_call"] == "no")
     cells["sign"] = np.sign(cells["editor_effect"]).where(cells["verdict"] != "undecided", 0).fillna(0).astype(int)
     cells["sentence"] = [_sentence(row) for _, row in cells.iterrows()]
-    first = ["editor", "attribute", "contrast", "concept", "reader", "verdict", "reason", "q", "sentence"]
-    return cells[[*first, *[c for c in cells.columns if c not in (*first, "gate", "blind", "follows")]]]
+    first = ["editor", "attribute", "contrast", "concept", "reader", "verdict", "refusal", "reason", "q", "sentence"]
+    return cells[[*first, *[c for c in cells.columns if c not in (*first, *INTERNAL)]]]
 
 
 def _or_one(p: float) -> float:
     return 1.0 if np.isnan(p) else float(p)
 
 
-def _why(row: pd.Series) -> str:
+def _why(row: pd.Series) -> Gate:
     if row["blind"]:
-        return f"reader blind (slope {row['slope']:.2f}, may lie below {BLIND_SLOPE}); it cannot say 'no'"
+        reason = f"reader blind (slope {row['slope']:.2f}, may lie below {BLIND_SLOPE}); it cannot say 'no'"
+        return Gate("reader blind", reason)
     open_sides = [side for side in SIDES if row[f"{side}_call"] == "undecided"]
     shown = row["editor_call"] == row["adjusted_call"] == "yes"
     if shown and not row["declared_path"] and row["direct_call"] == "undecided":
@@ -72,14 +75,15 @@ def _why(row: pd.Series) -> str:
         calls = {side: row[f"{side}_call"] for side in SIDES}
         signs = {side: float(np.sign(row[f"{side}_effect"])) for side in SIDES}
         if verdict_of(calls, signs, bool(row["declared_path"])) == "undecided":
-            return "the editor and the unadjusted association have opposite signs"
-        return "not after correction for the number of cells"
-    more = ""
+            return Gate("opposite signs", "the editor and the unadjusted association have opposite signs")
+        return Gate("correction", "not after correction for the number of cells")
+    still = f"{' and '.join(open_sides)} undecided"
     if row["patients_needed"] > FEASIBLE * row["n_patients"]:
-        more = "; the estimate lies on the border of what counts, no feasible number of patients would decide"
-    elif np.isfinite(row["patients_needed"]):
-        more = f"; about {row['patients_needed']:,.0f} patients would decide"
-    return f"{' and '.join(open_sides)} undecided{more}"
+        border = "; the estimate lies on the border of what counts, no feasible number of patients would decide"
+        return Gate("border", still + border)
+    if np.isfinite(row["patients_needed"]):
+        still += f"; about {row['patients_needed']:,.0f} patients would decide"
+    return Gate("more patients", still)
 
 
 def _sentence(row: pd.Series) -> str:

@@ -12,6 +12,20 @@ from causal_cxr.graphs import Contrast
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.quality import ReaderQuality
 
+EFFECTIVENESS = (
+    "editor",
+    "contrast",
+    "attribute",
+    "concept",
+    "reader",
+    "effect",
+    "expected",
+    "ratio",
+    "low",
+    "high",
+    "n",
+)
+LEAK = ("editor", "contrast", "attribute", "concept", "reader", "target", "effect", "low", "high")
 EFFECTIVE_RATIO = 0.3  #: an editor must move A's own reader by this share of what real images differ by
 
 

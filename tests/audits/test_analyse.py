@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from causal_cxr.audits.analyse import Analysis, analyse
+from causal_cxr.audits.gates import REFUSALS
 from causal_cxr.graphs import Binary, Categorical, CausalGraph, Continuous, Contrast, default_contrasts
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.quality import COLUMNS, ReaderQuality
@@ -545,3 +546,43 @@ def test_a_reader_that_cannot_be_told_from_one_of_the_attribute_is_refused(world
     edge = cell(run(world, world.measure(FLIP), quality=replace(known(), follows=unknown)), "view", "of_view")
     assert edge.verdict == "undecided"
     assert edge.reason == "too few labelled images to tell the reader from one of view"
+
+
+def follower(shift: float) -> ReaderQuality:
+    rows = [["of_view", "view", shift, 0.01, shift - 0.02, shift + 0.02]]
+    columns = ["concept", "attribute", "shift", "se", "low", "high"]
+    return replace(known(), follows=pd.DataFrame(rows, columns=columns))
+
+
+def both_follow(world: World, shift: float, apart: bool) -> pd.Series:
+    """Two readers that both see ``shift`` of the view where they should see the concept."""
+    table = world.measure(FLIP)
+    scores = table[COLUMN].rename(columns={c: c.replace("r/", "s/") for c in COLUMN})
+    pair = [frozenset("rs")] if apart else []
+    quality = {"r": follower(shift), "s": follower(shift)}
+    found = analyse(
+        table.join(scores), world.attributes, GRAPH, FLIP, dict.fromkeys("rs", CONCEPTS), quality, apart=pair
+    )
+    return cell(found, "view", "of_view")
+
+
+def test_two_readers_that_follow_the_attribute_bear_each_other_out_only_if_they_share_nothing(world: World) -> None:
+    alone, borne_out = both_follow(world, 0.1, apart=False), both_follow(world, 0.1, apart=True)
+    assert (alone.verdict, alone.refusal, alone.witness) == ("undecided", "reader follows", "")
+    assert (borne_out.verdict, borne_out.refusal) == ("hidden", "")
+    assert borne_out.witness
+    assert borne_out.shift_removed == 0.1
+
+
+def test_what_readers_see_of_the_attribute_itself_is_taken_off_before_they_bear_each_other_out(world: World) -> None:
+    """All of the effect on the score, 0.7 x 0.7, is what both see of the view: they agree that nothing is left."""
+    explained = both_follow(world, 0.49, apart=True)
+    assert explained.verdict == "none"
+    assert explained.editor_effect == pytest.approx(0, abs=0.05)
+
+
+def test_an_undecided_cell_has_a_type_that_says_what_would_mend_it(oracle: Analysis) -> None:
+    undecided = oracle.edges[oracle.edges["verdict"] == "undecided"]
+    assert set(undecided["refusal"]) <= set(REFUSALS)
+    assert (undecided["refusal"] != "").all()
+    assert (oracle.edges.loc[oracle.edges["verdict"] != "undecided", "refusal"] == "").all()

@@ -481,5 +481,5 @@ def test_a_folder_without_a_report_is_refused(tmp_path):
 
 def test_a_report_of_an_earlier_version_is_refused_with_the_mend(tmp_path):
     Path(tmp_path / "report.json").write_text('{"graph": {}, "edges": {}}')
-    with pytest.raises(FileNotFoundError, match="has format 1, this version reads 3; run the audit again"):
+    with pytest.raises(FileNotFoundError, match="has format 1, this version reads 4; run the audit again"):
         Report.load(tmp_path)

@@ -57,6 +57,10 @@ class Effect:
         se = np.hypot(self.se / slope, value * slope_se / slope)
         return Effect(value, float(se), self.dof, self.n, self.patients)
 
+    def less(self, shift: float, shift_se: float) -> "Effect":
+        """Without a shift that is known from elsewhere, such as what a reader sees of the attribute itself."""
+        return Effect(self.value - shift, float(np.hypot(self.se, shift_se)), self.dof, self.n, self.patients)
+
     def unsettled(self) -> "Effect":
         """With an error no smaller than if one patient more had gone the other way.
 
@@ -75,3 +79,27 @@ class Effect:
 
 
 NOTHING = Effect(float("nan"), float("nan"), float("nan"), 0, 0)
+
+
+@dataclass(frozen=True)
+class IntervalEstimate:
+    """An estimate whose interval need not be symmetric: it has no single standard error.
+
+    Attributes:
+        value: the estimate; NaN where there is none.
+        low, high: closed interval; NaN where it cannot be told, infinite where nothing bounds it.
+        level: of confidence, two-sided.
+        n: images used.
+        patients: patients used.
+    """
+
+    value: float
+    low: float
+    high: float
+    level: float
+    n: int
+    patients: int
+
+    def covers(self, truth: float) -> bool:
+        """Whether the closed interval holds ``truth``; an interval that cannot be told holds nothing."""
+        return bool(self.low <= truth <= self.high)

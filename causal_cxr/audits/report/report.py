@@ -15,9 +15,10 @@ from causal_cxr.graphs import CausalGraph
 from causal_cxr.readers.quality import ReaderQuality
 
 REVEALED = ("hidden", "mediated")  #: verdicts that draw an edge the graph does not have
-FRAMES = ("edges", "second_readings", "falsification", "effectiveness", "leak", "acceptance", "composition")
+FRAMES = ("edges", "second_readings", "falsification", "effectiveness", "leak", "acceptance", "composition", "heterogeneity",
+          "reciprocal")  # fmt: skip
 PICTURES = ("factual", "null", "counterfactual")  #: of a gallery item
-FORMAT = 3  #: of report.json
+FORMAT = 4  #: of report.json
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Report:
         second_readings: what the readers that were not chosen say of the same edges.
         falsification: the graph's implied independences, tested on the table.
         effectiveness, leak, acceptance, composition: the editors' limits.
+        heterogeneity: whether editors, and readers, tell the same effects; reciprocal: editing A and reading B, and the
+            other way round (:mod:`causal_cxr.audits.heterogeneity`).
         quality: by reader.
         gallery: of the first edited images.
         measurements: the table that every number can be recomputed from.
@@ -75,6 +78,8 @@ class Report:
     leak: pd.DataFrame
     acceptance: pd.DataFrame
     composition: pd.DataFrame
+    heterogeneity: pd.DataFrame
+    reciprocal: pd.DataFrame
     quality: Mapping[str, ReaderQuality]
     gallery: tuple[GalleryItem, ...]
     measurements: pd.DataFrame
