@@ -116,7 +116,7 @@ def summarise(runs: Iterable[Scored], *, faults: set[tuple[str, str, str]] | Non
         "f1_of_all": _found(pairs, "claim_ours")["f1"],
         "undecided": _share(undecided),
         "undecided_pairs": _share(pairs["undecided"]),
-        "undecided_why": dict(Counter(_kind(r) for r in cells.loc[undecided, "reason"]).most_common(8)),
+        "undecided_why": dict(Counter(cells.loc[undecided, "refusal"]).most_common(8)),
         "nominal_fdr": 0.05,
         "verdict_right": _share(sound.loc[(sound["verdict"] != "undecided") & (sound["right"] != GREY), "is_right"]),
         "shd": _rounded(_mistakes(pairs, "claim_ours") / scored_runs),
@@ -247,15 +247,6 @@ def _faults(cells: pd.DataFrame, faults: set[tuple[str, str, str]]) -> dict[str,
 def _planted(cells: pd.DataFrame, faults: set[tuple[str, str, str]]) -> np.ndarray:
     keys = zip(cells["world"], cells["attribute"], cells["concept"], strict=True)
     return np.array([key in faults for key in keys], dtype=bool)
-
-
-def _kind(reason: str) -> str:
-    """A reason without its numbers and names."""
-    for words in ("reader follows", "editor not effective", "graph falsified", "reader blind", "not identifiable",
-                  "too few labelled", "too few images", "declared as a cause"):  # fmt: skip
-        if reason.startswith(words):
-            return words
-    return reason.split(";")[0].split(" (")[0]
 
 
 def _ratio(part: int, whole: int) -> float | None:

@@ -202,7 +202,7 @@ def test_a_large_audit_lists_its_findings_and_names_the_rest(report):
 def test_the_answer_stands_first(report):
     answer = section(report.to_html(), "answer")
     assert answer.startswith("2 edges revealed view: PA → AP o–o leads learnt")
-    none = dataclasses.replace(report, edges=report.edges.assign(verdict="undecided"))
+    none = dataclasses.replace(report, edges=report.edges.assign(verdict="undecided", refusal="more patients"))
     assert section(none.to_html(), "answer").startswith("No edge revealed That is no evidence of absence")
 
 
@@ -264,7 +264,9 @@ def test_a_cell_says_how_often_the_concept_appears_and_disappears(report):
 
 
 def test_an_undecided_cell_gives_its_reason_without_being_opened(report):
-    odd = dataclasses.replace(report, edges=report.edges.assign(verdict="undecided", reason="no overlap"))
+    odd = dataclasses.replace(
+        report, edges=report.edges.assign(verdict="undecided", refusal="no overlap", reason="no overlap")
+    )
     summaries = re.findall(r'<summary class="row">.*?</summary>', odd.to_html(), re.DOTALL)
     assert len(summaries) == len(report.edges)
     assert all("no overlap" in words(summary) for summary in summaries)
@@ -483,3 +485,18 @@ def test_a_report_of_an_earlier_version_is_refused_with_the_mend(tmp_path):
     Path(tmp_path / "report.json").write_text('{"graph": {}, "edges": {}}')
     with pytest.raises(FileNotFoundError, match="has format 1, this version reads 4; run the audit again"):
         Report.load(tmp_path)
+
+
+def test_witnesses_that_differ_are_listed_and_what_two_readers_share_is_said(report: Report) -> None:
+    """The two editors differ in what they learnt; the second reader is the first by another name."""
+    differing = report.heterogeneity[report.heterogeneity["q"] <= 0.05]
+    assert set(differing["concept"]) == {"leads"}
+    assert set(differing["between"]) == {"editors"}
+    text = report.to_html()
+    assert f"{len(differing)} of {len(report.heterogeneity)} comparisons" in text
+    assert "corners and second" in text
+
+
+def test_undecided_cells_are_counted_by_type_with_what_would_mend_them(report: Report) -> None:
+    odd = dataclasses.replace(report, edges=report.edges.assign(verdict="undecided", refusal="no overlap"))
+    assert f"<b>{len(odd.edges)} no overlap</b>: images of patients who could have had either level" in odd.to_html()

@@ -13,7 +13,7 @@ CLAIMS = ("claim_ours", "claim_metadata", "claim_association", "claim_plain_edit
 def cells(rows):
     """One dict a pair: verdict, relation, positive, and what else a case is about."""
     usual = {
-        "attribute": "view", "concept": "u", "reason": "", "right": "none", "is_right": True, "semantics": "structural",
+        "attribute": "view", "concept": "u", "reason": "", "refusal": "", "right": "none", "is_right": True, "semantics": "structural",
         "labelled_outcome": False, "recorded_wrongly": False, "true_total": 0.0, "true_adjusted": 0.0, "true_marginal": 0.0,
         "true_delta": 0.1, "editor_se": 0.1, "editor_low": -0.2, "editor_high": 0.2, "adjusted_se": 0.1,
         "adjusted_low": -0.2, "adjusted_high": 0.2, "editor_effect": 0.01,

@@ -10,10 +10,12 @@ import pandas as pd
 
 from causal_cxr.audits.cells import BLIND_SLOPE
 from causal_cxr.audits.falsification import SMALLEST_CORRELATION
+from causal_cxr.audits.gates import REFUSALS
 from causal_cxr.audits.obedience import EFFECTIVE_RATIO
 from causal_cxr.audits.report import pictures
 from causal_cxr.audits.report.checks import checks, editor_null
 from causal_cxr.audits.verdicts import MEANING
+from causal_cxr.readers.quality import blind_spots
 
 if TYPE_CHECKING:
     from causal_cxr.audits.report.report import GalleryItem, Report
@@ -26,6 +28,7 @@ GALLERY_BYTES, PAGE_BYTES = 1_300_000, 1_950_000  #: where there are many galler
 MANY_REVEALED = 8  #: edges of one editor; beyond, their graph takes the whole width
 MANY_CONTRASTS = 7  #: beyond, matrices stand below each other
 OUTLINED = ".outlined { position: relative } .box { position: absolute; inset: 0; width: 100%; height: 100% }\n"
+MOST_COMPARED = 20  #: differences between witnesses written out
 MOST_CELLS = 250  #: cells written out, the findings first; the matrix and edges.csv have all
 
 
@@ -53,6 +56,10 @@ def page(report: "Report") -> str:
         "composition": {e: records(report.composition[report.composition["editor"] == e]) for e in editors},
         "readers": {name: records(quality.concepts.reset_index()) for name, quality in report.quality.items()},
         "within": {name: _within(quality.within, quality.follows) for name, quality in report.quality.items()},
+        "spots": {name: records(blind_spots(quality)) for name, quality in report.quality.items()},
+        "refusals": _refusals(report.edges), "most_compared": MOST_COMPARED,
+        "heterogeneity": records(report.heterogeneity.sort_values("difference", key=abs, ascending=False)),
+        "reciprocal": records(report.reciprocal),
         "blind_slope": BLIND_SLOPE, "unnamed": _unnamed(report, cells),
     }  # fmt: skip
     template = _environment().get_template("page.html")
@@ -137,6 +144,12 @@ def _cells(report: "Report") -> list[dict[str, Any]]:
 
 def _size(effect: float) -> float:
     return abs(effect) if effect == effect else 0.0
+
+
+def _refusals(edges: pd.DataFrame) -> list[tuple[str, int, str]]:
+    """Types of ``undecided``, the most frequent first: how many there are, and what would mend them."""
+    counts = edges.loc[edges["verdict"] == "undecided", "refusal"].value_counts()
+    return [(str(kind), int(n), REFUSALS[str(kind)]) for kind, n in counts.items()]
 
 
 def _matrix(report: "Report", cells: list[dict[str, Any]], editor: str) -> dict[str, Any]:
