@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.special import expit
+from scipy.special import expit, logit
 from torch import Tensor
 
 from causal_cxr.data.dataset import Dataset
@@ -133,9 +133,11 @@ class ProbeReader:
         X = np.concatenate([reader.features.features(dataset.images(part)).numpy() for part in parts])
         table = dataset.attributes.iloc[rows].reset_index(drop=True)
         others = [np.empty((len(rows), 0)) if graph is None else _numbers(graph, table, c.attribute) for c in concepts]
+        # One for all folds: each fold's own would make heads that read nothing rank patients by the fold they are in.
+        nothing_read = np.array([logit(np.nanmean(column)) for column in truth.T])
         heads = [
             _affine_heads(X[fold != f], truth[fold != f], [o[fold != f] for o in others], patients[fold != f], components,
-                          inverse_penalty, seed)
+                          inverse_penalty, nothing_read, seed)
             for f in range(n_folds)
         ]  # fmt: skip
         weights, bias = (np.stack(parts) for parts in zip(*heads, strict=True))
@@ -257,12 +259,6 @@ def _balancing_weights(present: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.minimum(weights, MOST_WEIGHT)
 
 
-def _logit(present: np.ndarray, weights: np.ndarray) -> float:
-    """Log odds of the weighted prevalence."""
-    share = float(np.average(present, weights=weights))
-    return float(np.log(share / (1 - share)))
-
-
 def _numbers(graph: CausalGraph, table: pd.DataFrame, without: str | None) -> np.ndarray:
     """``(n, p)`` the labelled attributes but one: standardised numbers and indicators of levels; missing ones are 0."""
     columns = []
@@ -280,9 +276,12 @@ def _numbers(graph: CausalGraph, table: pd.DataFrame, without: str | None) -> np
 
 def _affine_heads(
     X: np.ndarray, truth: np.ndarray, others: Sequence[np.ndarray], patients: np.ndarray, components: int,
-    inverse_penalty: float, seed: int,
+    inverse_penalty: float, nothing_read: np.ndarray, seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """``(d, k)`` and ``(k,)``: whitened PCA, weighted logistic head and Platt step, multiplied out."""
+    """``(d, k)`` and ``(k,)``: whitened PCA, weighted logistic head and Platt step, multiplied out.
+
+    A head that reads nothing says ``nothing_read``, ``(k,)`` log odds.
+    """
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -303,7 +302,7 @@ def _affine_heads(
         platt = LogisticRegression(C=1e4).fit(margins[:, None], y, sample_weight=balance)
         head.fit(Z[known], y, sample_weight=balance)
         # A head that is wrong more often than not on images it has not seen reads nothing; it is not turned round.
-        scale, offset = (platt.coef_[0, 0], platt.intercept_[0]) if platt.coef_[0, 0] > 0 else (0.0, _logit(y, balance))
+        scale, offset = (platt.coef_[0, 0], platt.intercept_[0]) if platt.coef_[0, 0] > 0 else (0.0, nothing_read[j])
         weights[:, j] = unwhiten @ head.coef_[0] * scale
         bias[j] = head.intercept_[0] * scale + offset - pca.mean_ @ weights[:, j]
     return weights, bias
