@@ -20,6 +20,7 @@ from torch.distributions import Categorical, Distribution, Normal
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from causal_cxr.data.whole_file import whole_file
 from causal_cxr.graphs import Continuous
 
 GIVEN = "thickness_given_intensity"  #: the published thickness predictor: it is told the intended intensity
@@ -290,10 +291,8 @@ def family_of(
     file = cache / f"{family}-{digest.hexdigest()[:24]}.safetensors"
     if not file.exists():
         made = nn.ModuleDict(fit_family(family, images, table, epochs=epochs))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(".partial")
-        save_file({key: value.contiguous() for key, value in made.state_dict().items()}, unfinished)
-        unfinished.rename(file)
+        with whole_file(file) as unfinished:
+            save_file({key: value.contiguous() for key, value in made.state_dict().items()}, unfinished)
     with torch.random.fork_rng(devices=[]):  # weights are drawn before they are read
         models = nn.ModuleDict(_assembled(family, lambda name, trunk, seed: Predictor(*_asks(name), *trunk())))
     models.load_state_dict(load_file(file))

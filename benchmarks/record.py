@@ -11,6 +11,8 @@ from pathlib import Path
 
 from scipy import stats
 
+from causal_cxr.data.whole_file import whole_file
+
 PACKAGES = ("causal_cxr", "torch", "numpy", "scipy", "pandas", "statsmodels")
 
 
@@ -27,10 +29,8 @@ def record(file: Path | None, *, seed: int, summary: Mapping[str, object]) -> No
         "machine": {"python": platform.python_version(), "system": platform.system(), "processor": platform.machine()},
         "summary": summary,
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-    partial.rename(file)
+    with whole_file(file) as partial:
+        partial.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
 def rate(count: int, runs: int) -> dict[str, object]:

@@ -20,6 +20,7 @@ import pandas as pd
 
 from causal_cxr.audits import Audit, Report
 from causal_cxr.data import MARKS, PLACEBO, NIHChestXray14, Subset, WithControls, split_patients
+from causal_cxr.data.whole_file import write_json
 from causal_cxr.editors import Editor
 from causal_cxr.editors.diffusion import DiffusionEditor
 from causal_cxr.editors.finetune import Joint, finetune
@@ -148,9 +149,7 @@ def main() -> None:
         provenance={"title": "ChestX-ray14", "left_out": {**without, **refused}},
     )  # fmt: skip
     summary = summarise(report, readers) | {"seconds": round(time.monotonic() - begun, 1)}
-    partial = args.out / "summary.json.partial"
-    partial.write_text(json.dumps(summary, indent=1))
-    partial.rename(args.out / "summary.json")
+    write_json(args.out / "summary.json", summary)
     print(json.dumps(summary, indent=1))
     for sentence in report.revealed()["sentence"]:
         print(sentence)

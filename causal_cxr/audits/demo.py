@@ -1,6 +1,5 @@
 """The demonstration: audit editors on a phantom world whose truth is known, and compare."""
 
-import json
 import resource
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from causal_cxr.audits.audit import Audit
 from causal_cxr.audits.fidelity import counterfactual_errors, error_ratios
 from causal_cxr.audits.report import Report
 from causal_cxr.data.phantom import Phantom
+from causal_cxr.data.whole_file import write_json
 from causal_cxr.editors.editor import Editor
 from causal_cxr.graphs import default_contrasts
 from causal_cxr.readers.reader import Reader
@@ -75,9 +75,7 @@ def run_demo(out: Path, editors: Sequence[str] = DEFAULT_EDITORS, images: int = 
     summary |= {"rival": score_rival(report, truth, editors[0]), "editors": list(editors)}
     summary["seconds"] = round(time.monotonic() - begun, 1)
     summary["peak_rss_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
-    partial = out / "summary.json.partial"
-    partial.write_text(json.dumps(summary, indent=1))
-    partial.rename(out / "summary.json")
+    write_json(out / "summary.json", summary)
     return summary
 
 

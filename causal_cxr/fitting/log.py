@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from causal_cxr.data.whole_file import whole_file
+
 
 class Log:
     """A JSON line an entry, each with the step; a resumed fit forgets what lies beyond the step it goes on from.
@@ -17,9 +19,8 @@ class Log:
         if file is None or not file.exists():
             return
         kept = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= step]
-        partial = file.with_name(f"{file.name}.partial")
-        partial.write_text("".join(f"{line}\n" for line in kept))
-        partial.rename(file)
+        with whole_file(file) as partial:
+            partial.write_text("".join(f"{line}\n" for line in kept))
 
     def add(self, **entry: float) -> None:
         """One line more."""

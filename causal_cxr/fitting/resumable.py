@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from causal_cxr.data.whole_file import whole_file
+
 STATE = "state.safetensors"
 
 
@@ -112,8 +114,8 @@ class ResumableFit:
             state[f"weight.{name}"], state[f"average.{name}"] = p.detach().contiguous(), self.average[name].contiguous()
             state[f"first.{name}"] = moments["exp_avg"].contiguous()
             state[f"second.{name}"] = moments["exp_avg_sq"].contiguous()
-        save_file(state, self.folder / f"{STATE}.partial", metadata={"recipe": self.recipe})
-        (self.folder / f"{STATE}.partial").rename(self.folder / STATE)
+        with whole_file(self.folder / STATE) as partial:
+            save_file(state, partial, metadata={"recipe": self.recipe})
 
 
 def cosine(step: int, steps: int, warm_up: int, end: float = 0.02) -> float:

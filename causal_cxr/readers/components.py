@@ -13,6 +13,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from causal_cxr.data.patients import pack, unpack
+from causal_cxr.data.whole_file import write_json
 from causal_cxr.readers.component_search import Found
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.features import Features
@@ -138,9 +139,7 @@ class ComponentReader:
         self.probe.save(folder / PROBE)
         content = {"components": [asdict(c) for c in self.components], "fitted_on": pack(self.fitted_on),
                    "fingerprint": self.fingerprint}  # fmt: skip
-        partial = folder / f"{COMPONENTS}.partial"
-        partial.write_text(json.dumps(content, indent=1))
-        partial.rename(folder / COMPONENTS)
+        write_json(folder / COMPONENTS, content)
         return folder
 
     @classmethod

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.nn import functional
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.data.patients import pack, unpack
 from causal_cxr.data.splits import batches
+from causal_cxr.data.whole_file import whole_file, write_json
 from causal_cxr.readers.features import resized
 
 SETTINGS = "features.json"
@@ -151,11 +151,9 @@ class PatchDictionary:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {"whitening": self.whitening, "shift": self.shift, "atoms": self.atoms}
-        save_file({k: v.contiguous() for k, v in state.items()}, folder / "features.safetensors.partial")
-        os.replace(folder / "features.safetensors.partial", folder / "features.safetensors")
-        partial = folder / f"{SETTINGS}.partial"
-        partial.write_text(json.dumps({"settings": self.settings, "fitted_on": pack(self.fitted_on)}, indent=1))
-        os.replace(partial, folder / SETTINGS)
+        with whole_file(folder / "features.safetensors") as partial:
+            save_file({k: v.contiguous() for k, v in state.items()}, partial)
+        write_json(folder / SETTINGS, {"settings": self.settings, "fitted_on": pack(self.fitted_on)})
         return folder
 
     @classmethod

@@ -15,6 +15,7 @@ from scipy.special import expit, logit
 from torch import Tensor
 
 from causal_cxr.data.dataset import Dataset
+from causal_cxr.data.whole_file import write_json
 from causal_cxr.graphs import CausalGraph, Continuous
 from causal_cxr.readers.concepts import Concept, concept_from_dict
 from causal_cxr.readers.features import Features, OrientedGradients, Pixels
@@ -191,9 +192,7 @@ class ProbeReader:
             "quality": self.quality.to_dict(),
             "renderer_version": self.renderer_version,
         }
-        partial = folder / f"{PROBE}.partial"
-        partial.write_text(json.dumps(content, indent=1))
-        partial.rename(folder / PROBE)
+        write_json(folder / PROBE, content)
         return folder
 
     @classmethod

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.data.patients import pack, unpack
+from causal_cxr.data.whole_file import whole_file, write_json
 from causal_cxr.graphs import Binary, CausalGraph
 from causal_cxr.readers.calibration import Calibration, calibrated_on
 from causal_cxr.readers.concepts import Concept, concept_from_dict
@@ -206,10 +206,9 @@ class XRVReader:
             "renderer_version": None,
         }
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-        save_file(state, folder / f"{MODEL}.partial")
-        os.replace(folder / f"{MODEL}.partial", folder / MODEL)
-        (folder / f"{READER}.partial").write_text(json.dumps(content, indent=1))
-        os.replace(folder / f"{READER}.partial", folder / READER)
+        with whole_file(folder / MODEL) as partial:
+            save_file(state, partial)
+        write_json(folder / READER, content)
         return folder
 
     @classmethod

@@ -8,7 +8,6 @@ kept::
 """
 
 import argparse
-import os
 import pickle
 import warnings
 import zipfile
@@ -20,6 +19,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from causal_cxr.data.whole_file import whole_file
 
 HEADS = {"densenet": "classifier", "resnet": "fc"}  #: architecture -> its last layer
 FIRST = {"densenet": "features.conv0", "resnet": "conv1"}  #: and its first, which looks at one channel here
@@ -112,9 +113,8 @@ def convert_weights(source: str | Path, target: str | Path) -> Path:
         raise ValueError(f"{source} was not converted: {problem}") from None
     if not isinstance(module, nn.Module):
         raise ValueError(f"{source} holds no pickled module; if it is a state dict it can be used as it is.")
-    partial = target.with_name(f"{target.name}.partial")
-    save_file({name: tensor.contiguous() for name, tensor in _tensors(module).items()}, partial)
-    os.replace(partial, target)
+    with whole_file(target) as partial:
+        save_file({name: tensor.contiguous() for name, tensor in _tensors(module).items()}, partial)
     return target
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from causal_cxr.audits.report.frames import frame_from_json, frame_to_json, strict
+from causal_cxr.data.whole_file import whole_file
 from causal_cxr.graphs import CausalGraph
 from causal_cxr.readers.quality import ReaderQuality
 
@@ -211,8 +212,5 @@ def _parquet(frame: pd.DataFrame) -> bytes:
 
 
 def _whole(file: Path, content: bytes) -> None:
-    """Write beside, then rename: a file is there whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_bytes(content)
-    partial.rename(file)
+    with whole_file(file) as partial:
+        partial.write_bytes(content)

@@ -1,16 +1,15 @@
 """``Abductions``: inverted images on disk, so that a second run inverts none anew."""
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 from torch import Tensor
 
+from causal_cxr.data.whole_file import whole_file
 from causal_cxr.editors.diffusion.denoiser import Denoiser, Field
 from causal_cxr.editors.diffusion.inversion.inversion import Inversion, Trajectory
 
@@ -52,14 +51,8 @@ class Abductions:
         if file.exists():
             return _read(file, image.device)
         trajectory = inversion.invert(source, image, noise)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # Written beside and renamed: neither a kill nor a second writer leaves half a file under the name.
-        partial = file.with_name(f"{file.stem}.{uuid4().hex}.partial")
-        try:
+        with whole_file(file) as partial:
             _write(trajectory, partial)
-            os.replace(partial, file)
-        finally:
-            partial.unlink(missing_ok=True)
         return trajectory
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from causal_cxr.data.patients import pack, unpack
+from causal_cxr.data.whole_file import write_json
 from causal_cxr.editors.acceptance import Acceptance
 from causal_cxr.editors.diffusion.abductions import Abductions
 from causal_cxr.editors.diffusion.captions import TEMPLATE, captions, named
@@ -400,7 +401,5 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _write_config(folder: Path, **content: Any) -> Path:
-    partial = folder / f"{CONFIG}.partial"
-    partial.write_text(json.dumps(content, indent=1))
-    partial.rename(folder / CONFIG)
+    write_json(folder / CONFIG, content)
     return folder

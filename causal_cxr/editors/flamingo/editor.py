@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from causal_cxr.data.patients import pack, unpack
+from causal_cxr.data.whole_file import write_json
 from causal_cxr.editors.diffusion.denoiser import Condition, Ledger
 from causal_cxr.editors.diffusion.editor import DiffusionEditor
 from causal_cxr.editors.diffusion.guidance import Describe
@@ -137,9 +138,7 @@ class FlamingoEditor:
             "network": self.network.settings,
             "fitted_on": pack(self.layers_fitted_on),
         }
-        partial = folder / f"{CONFIG}.partial"
-        partial.write_text(json.dumps(content, indent=1))
-        partial.rename(folder / CONFIG)
+        write_json(folder / CONFIG, content)
         return folder
 
     @classmethod

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from causal_cxr.data.patients import pack, unpack
+from causal_cxr.data.whole_file import whole_file, write_json
 from causal_cxr.editors.editor import Abduction, Edit
 from causal_cxr.editors.scm.hvae import HierarchicalVAE
 from causal_cxr.editors.scm.image_model import ImageModel
@@ -143,10 +144,9 @@ class SCMEditor:
             "renderer_version": self.renderer_version,
             "fitted_on": pack(self.fitted_on),
         }
-        save_file(weights, folder / f"{WEIGHTS}.partial")
-        (folder / f"{CONFIG}.partial").write_text(json.dumps(config, indent=1))
-        for file in (WEIGHTS, CONFIG):
-            (folder / f"{file}.partial").rename(folder / file)
+        with whole_file(folder / WEIGHTS) as partial:
+            save_file(weights, partial)
+        write_json(folder / CONFIG, config)
         return folder
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.data.patients import pack, unpack
+from causal_cxr.data.whole_file import write_json
 from causal_cxr.readers.calibration import Calibration, Platt, calibrated_on
 from causal_cxr.readers.clip.patches import overlap, pooled_and_patches
 from causal_cxr.readers.clip.preprocess import Box, Preprocess
@@ -172,9 +173,7 @@ class CLIPReader:
             "quality": self.quality.to_dict(),
             "renderer_version": self.renderer_version,
         }
-        partial = folder / f"{READER}.partial"
-        partial.write_text(json.dumps(content, indent=1))
-        partial.rename(folder / READER)
+        write_json(folder / READER, content)
         return folder
 
     @classmethod

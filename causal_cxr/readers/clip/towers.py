@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from causal_cxr.data.whole_file import whole_file, write_json
 from causal_cxr.readers.clip.preprocess import Preprocess
 
 CONFIG, TOKENIZER, TEXT_CONFIG = "open_clip_config.json", "tokenizer", "text_config"
@@ -86,16 +87,14 @@ def save_towers(towers: Towers, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
-    save_file(half, folder / "model.safetensors.partial")
-    (folder / "model.safetensors.partial").rename(folder / "model.safetensors")
+    with whole_file(folder / "model.safetensors") as partial:
+        save_file(half, partial)
     if hasattr(tokenizer, "save_pretrained"):  # open_clip's own vocabulary comes with open_clip
         tokenizer.save_pretrained(str(folder / TOKENIZER))
     if "hf_model_name" in model.config["text_cfg"]:
         model.text.config.save_pretrained(folder / TEXT_CONFIG)
     config = {"model_cfg": model.config, "preprocess_cfg": towers.preprocess.to_config()}
-    partial = folder / f"{CONFIG}.partial"
-    partial.write_text(json.dumps(config, indent=1))
-    partial.rename(folder / CONFIG)
+    write_json(folder / CONFIG, config)
 
 
 def build_clip(config: dict[str, Any]) -> Any:

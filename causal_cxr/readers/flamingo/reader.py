@@ -15,6 +15,7 @@ from torch import Tensor
 
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.data.patients import pack, unpack
+from causal_cxr.data.whole_file import write_json
 from causal_cxr.readers.calibration import Calibration, calibrated_on
 from causal_cxr.readers.concepts import Concept, concept_from_dict
 from causal_cxr.readers.features import resized
@@ -267,9 +268,7 @@ class FlamingoReader:
             "quality": self.quality.to_dict(),
             "renderer_version": self.renderer_version,
         }
-        partial = folder / f"{READER}.partial"
-        partial.write_text(json.dumps(content, indent=1))
-        partial.rename(folder / READER)
+        write_json(folder / READER, content)
         return folder
 
     @classmethod

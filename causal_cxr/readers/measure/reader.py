@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.data.patients import pack, unpack
 from causal_cxr.data.splits import batches
+from causal_cxr.data.whole_file import whole_file, write_json
 from causal_cxr.readers.calibration import Calibration, calibrated_on
 from causal_cxr.readers.concepts import Concept, concept_from_dict
 from causal_cxr.readers.measure.measures import MEASURES
@@ -174,11 +174,9 @@ class MeasureReader:
             "quality": self.quality.to_dict(),
             "renderer_version": None,
         }
-        save_file(dict(self.reference), folder / "model.safetensors.partial")
-        os.replace(folder / "model.safetensors.partial", folder / "model.safetensors")
-        partial = folder / f"{READER}.partial"
-        partial.write_text(json.dumps(content, indent=1))
-        os.replace(partial, folder / READER)
+        with whole_file(folder / "model.safetensors") as partial:
+            save_file(dict(self.reference), partial)
+        write_json(folder / READER, content)
         return folder
 
     @classmethod
