@@ -14,7 +14,7 @@ PACKAGE = Path(causal_cxr.__file__).parent
 MAY_IMPORT = {
     "graphs": "",
     "data": "graphs",
-    "fitting": "",
+    "fitting": "data",
     "editors": "graphs data fitting weights",
     "readers": "graphs data fitting weights",
     "audits": "graphs data editors readers",
