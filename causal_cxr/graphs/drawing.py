@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from causal_cxr.graphs.graph import CausalGraph
 
 # Graphviz takes literal colours only; these two stand in for what the page decides, and occur nowhere else.
-_INK, _ACCENT = "#010203", "#040506"
-_FAINT = "10"  # opacity of what fills a node, in hexadecimal
-_ACCENT_VARIABLE = "var(--cxr-accent, #d9480f)"  # the default reads on white and on near-black alike
+INK, ACCENT = "#010203", "#040506"
+FAINT = "10"  # opacity of what fills a node, in hexadecimal
+ACCENT_VARIABLE = "var(--cxr-accent, #d9480f)"  # the default reads on white and on near-black alike
 _STANDALONE = "<style>svg { color: #1f2933 } @media (prefers-color-scheme: dark) { svg { color: #e4e7eb } }</style>"
 
 
@@ -38,7 +38,7 @@ class Drawing:
         path = Path(path)
         opening_end = self.svg.index(">") + 1
         alone = self.svg[:opening_end] + _STANDALONE + self.svg[opening_end:]
-        path.write_text(alone.replace(_ACCENT_VARIABLE, "#d9480f"), encoding="utf-8")
+        path.write_text(alone.replace(ACCENT_VARIABLE, "#d9480f"), encoding="utf-8")
         return path
 
     def _repr_svg_(self) -> str:
@@ -71,22 +71,20 @@ def draw(graph: "CausalGraph", revealed: Iterable[tuple[str, str, str]] = ()) ->
 
     lines = [
         'digraph g { graph [rankdir=TB, nodesep=0.35, ranksep=0.5, bgcolor="transparent"];',
-        f'node [fontname="Helvetica", fontsize=13, height=0.4, margin="0.12,0.06", {_coloured(_INK)}];',
-        f'edge [fontname="Helvetica", fontsize=11, arrowsize=0.7, {_coloured(_INK)}];',
+        f'node [fontname="Helvetica", fontsize=13, height=0.4, margin="0.12,0.06", {coloured(INK)}];',
+        f'edge [fontname="Helvetica", fontsize=11, arrowsize=0.7, {coloured(INK)}];',
     ]
     titles: dict[str, str] = {}
     for name, node in nodes.items():
         shape = "note" if name == IMAGE else "box" if name in graph.selected_on else "ellipse"
         style = "dashed" if name in hidden else "solid"
-        lines.append(
-            f'{node} [label={label(name)}, shape={shape}, style="{style},filled", fillcolor="{_INK}{_FAINT}"];'
-        )
+        lines.append(f'{node} [label={label(name)}, shape={shape}, style="{style},filled", fillcolor="{INK}{FAINT}"];')
         kind = "hidden attribute" if name in hidden else "the radiograph" if name == IMAGE else "attribute"
         titles[node] = f"{name}: {kind}" + (", selected on" if name in graph.selected_on else "")
     for concept in concepts:
         node = concept_nodes[concept]
         lines.append(
-            f'{node} [label={label(concept)}, style="dashed,filled", fillcolor="{_ACCENT}{_FAINT}", {_coloured(_ACCENT)}];'
+            f'{node} [label={label(concept)}, style="dashed,filled", fillcolor="{ACCENT}{FAINT}", {coloured(ACCENT)}];'
         )
         titles[node] = f"{concept}: hidden attribute, not in the declared graph"
 
@@ -97,7 +95,7 @@ def draw(graph: "CausalGraph", revealed: Iterable[tuple[str, str, str]] = ()) ->
     ]
     dashed = "dir=both, style=dashed, constraint=false"
     edges += [(nodes[a], nodes[b], dashed, f"{a} and {b} share a latent cause") for a, b in graph.confounded]
-    circles = f"dir=both, arrowhead=odot, arrowtail=odot, style=dotted, penwidth=1.8, {_coloured(_ACCENT)}"
+    circles = f"dir=both, arrowhead=odot, arrowtail=odot, style=dotted, penwidth=1.8, {coloured(ACCENT)}"
     for attribute, concept, text in found:
         words = f"{attribute} o-o {concept} revealed" + (f": {text}" if text else "")
         edges.append((nodes[attribute], concept_nodes[concept], f"{circles}, label={label(text)}", words))
@@ -106,20 +104,20 @@ def draw(graph: "CausalGraph", revealed: Iterable[tuple[str, str, str]] = ()) ->
         titles[f"e{i}"] = words
 
     description = "; ".join(["Causal graph over " + ", ".join(graph.attributes), *(edge[3] for edge in edges)]) + "."
-    return Drawing(_finish(_layout("\n".join([*lines, "}"])), titles, description), description)
+    return Drawing(finish(layout("\n".join([*lines, "}"])), titles, description), description)
 
 
-def _coloured(colour: str) -> str:
+def coloured(colour: str) -> str:
     return f'color="{colour}", fontcolor="{colour}"'
 
 
-def _layout(dot: str) -> str:
+def layout(dot: str) -> str:
     import pygraphviz
 
     return pygraphviz.AGraph(dot).draw(format="svg", prog="dot").decode("utf-8")
 
 
-def _finish(svg: str, titles: dict[str, str], description: str) -> str:
+def finish(svg: str, titles: dict[str, str], description: str) -> str:
     """Graphviz's SVG as a fragment for a page: the page's colours, words as tooltips, no identifiers to collide."""
     svg = re.sub(r"<!--.*?-->\n?", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'<g id="graph0" class="graph"([^>]*)>\s*<title>.*?</title>', r'<g class="graph"\1>', svg)
@@ -136,5 +134,5 @@ def _finish(svg: str, titles: dict[str, str], description: str) -> str:
         lambda size: f'{named} width="{size[1]}" height="{size[2]}"',
         svg,
     )
-    svg = svg.replace(_INK, "currentColor").replace(_ACCENT, _ACCENT_VARIABLE)
+    svg = svg.replace(INK, "currentColor").replace(ACCENT, ACCENT_VARIABLE)
     return svg.replace("Helvetica,sans-Serif", "system-ui, Helvetica, Arial, sans-serif").strip()
