@@ -84,7 +84,7 @@ def _standardised(
     fewest = len(treatment) if continuous else int(min((treatment == 1).sum(), (treatment == 0).sum()))
     if not standard.any() or len(np.unique(treatment)) < 2:
         return dict.fromkeys(columns, NOTHING), False, fewest
-    if not _overlaps(graph, known, treatment, adjustment, standard, continuous):
+    if not overlaps(graph, known, treatment, adjustment, standard, continuous):
         return dict.fromkeys(columns, NOTHING), False, fewest
     covariates: dict[str, np.ndarray] = {}
     for name in sorted(adjustment):
@@ -92,7 +92,7 @@ def _standardised(
     design = design_matrix(treatment, covariates, continuous)
     at = {name: column[standard] for name, column in covariates.items()}
     if continuous:
-        high, low = _shifted(treatment)
+        high, low = shifted(treatment)
         low, high = low[standard], high[standard]
     else:
         low, high = np.zeros(int(standard.sum())), np.ones(int(standard.sum()))
@@ -101,13 +101,13 @@ def _standardised(
     return dict(zip(columns, effects, strict=True)), True, fewest
 
 
-def _shifted(treatment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def shifted(treatment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """a1 and a0 of a unit shift inside the observed support: up where that stays inside, else from below."""
     up = treatment + 1 <= treatment.max()
     return np.where(up, treatment + 1, treatment), np.where(up, treatment, treatment - 1)
 
 
-def _overlaps(
+def overlaps(
     graph: CausalGraph,
     known: pd.DataFrame,
     treatment: np.ndarray,
@@ -128,7 +128,7 @@ def _overlaps(
     if continuous:
         expected = treatment.mean() + X @ np.linalg.lstsq(X, treatment - treatment.mean(), rcond=None)[0]
         lowest, highest = np.quantile(treatment - expected, [OVERLAP_LOW / 2, 1 - OVERLAP_LOW / 2])
-        high, low = _shifted(treatment)
+        high, low = shifted(treatment)
         outside = (high - expected > highest) | (low - expected < lowest)
         return bool(outside[standard].mean() <= OVERLAP_SHARE)
 

@@ -1,6 +1,7 @@
 from .attributes import Attribute, Binary, Categorical, Continuous, Value, attribute_from_dict
 from .drawing import Drawing
 from .graph import IMAGE, CausalGraph
+from .identification import Estimand, Identification, identify
 from .interventions import Contrast, default_contrasts
 
 __all__ = [
@@ -12,7 +13,10 @@ __all__ = [
     "Continuous",
     "Contrast",
     "Drawing",
+    "Estimand",
+    "Identification",
     "Value",
     "attribute_from_dict",
     "default_contrasts",
+    "identify",
 ]

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from random_graphs import graphs
 
 from causal_cxr.graphs import Binary, CausalGraph
-from causal_cxr.graphs.identification import markov_boundary
+from causal_cxr.graphs.identification import identify, markov_boundary
 
 unhurried = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
@@ -160,3 +160,134 @@ def test_selection_on_treatment_and_a_confounder_is_adjusted_for():
 def test_a_question_about_nothing_is_refused(treatment, outcome, message):
     with pytest.raises(ValueError, match=message):
         graph_over("ab").adjustment_set(treatment, outcome)
+
+
+def found(graph, treatment="x", outcome="y"):
+    return {(e.kind, e.role, "".join(sorted(e.variables))) for e in identify(graph, treatment, outcome).estimands}
+
+
+BACKDOOR_Z = {("backdoor", role, "z") for role in ("chosen", "minimal", "maximal")}
+
+
+@pytest.mark.parametrize(
+    ("graph", "expected"),
+    [
+        (graph_over("zxy", [("z", "x"), ("z", "y"), ("x", "y")]), BACKDOOR_Z),
+        # Pearl's smoking, tar and cancer
+        (graph_over("xmy", [("x", "m"), ("m", "y")], confounded=[("x", "y")]), {("frontdoor", "", "m")}),
+        # two mediators side by side: only both together
+        (graph_over("xmny", [("x", "m"), ("m", "y"), ("x", "n"), ("n", "y")], confounded=[("x", "y")]), {("frontdoor", "", "mn")}),
+        # a mediator that shares a hidden cause with the outcome is no front door
+        (graph_over("xmy", [("x", "m"), ("m", "y")], confounded=[("x", "y"), ("m", "y")]), set()),
+        (graph_over("wxy", [("w", "x"), ("x", "y")], confounded=[("x", "y")]), {("iv", "", "w")}),
+        (graph_over("wxy", [("w", "x"), ("x", "y"), ("w", "y")], confounded=[("x", "y")]), set()),  # acts by itself
+        (graph_over("wxy", [("w", "x"), ("x", "y")], confounded=[("x", "y"), ("w", "y")]), set()),  # not as if random
+        (graph_over("wxy", [("w", "x"), ("x", "y")], hidden="w", confounded=[("x", "y")]), set()),  # no column
+        # the napkin: do-calculus identifies it, no formula here does
+        (graph_over("uwxy", [("u", "w"), ("w", "x"), ("x", "y")], confounded=[("u", "x"), ("u", "y")]), set()),
+    ],
+)  # fmt: skip
+def test_textbook_graphs(graph, expected):
+    assert found(graph) == expected
+
+
+def test_a_collider_of_two_hidden_causes_is_left_alone():
+    m_bias = graph_over("cxy", [("x", "y")], confounded=[("x", "c"), ("c", "y")])
+    assert found(m_bias) == {("backdoor", role, "") for role in ("chosen", "minimal", "maximal")}
+
+
+def test_what_may_be_added_and_what_can_be_left_out():
+    # b is chosen with c (both are parents); c leads nowhere, d only serves precision
+    graph = graph_over("bcdxy", [("b", "x"), ("c", "x"), ("b", "y"), ("d", "y"), ("x", "y")])
+    sets = {role: names for kind, role, names in found(graph) if kind == "backdoor"}
+    assert sets == {"chosen": "bc", "minimal": "b", "maximal": "bcd"}
+
+
+@pytest.mark.parametrize(
+    ("selected", "kinds"),
+    [
+        ((), {"frontdoor"}),
+        (("n",), {"frontdoor"}),  # what was selected on has nothing to do with any of the three
+        (("x",), set()),
+        (("m",), set()),
+    ],
+)
+def test_a_front_door_counts_under_selection_only_if_that_is_unrelated(selected, kinds):
+    graph = graph_over("xmyn", [("x", "m"), ("m", "y")], confounded=[("x", "y")], selected_on=selected)
+    assert {e.kind for e in identify(graph, "x", "y").estimands} == kinds
+
+
+def test_an_instrument_under_selection_on_the_treatment_is_refused_and_the_reason_given():
+    graph = graph_over("wxy", [("w", "x"), ("x", "y")], confounded=[("x", "y")], selected_on=["x"])
+    answer = identify(graph, "x", "y")
+    assert answer.estimands == ()
+    assert "w would do, but the collection was selected on x" in answer.reasons["iv"]
+    assert "cannot be learnt" in answer.sentence
+
+
+@pytest.mark.parametrize(
+    ("graph", "words"),
+    [
+        (graph_over("xy", [("x", "y")], confounded=[("x", "y")]), "hidden common cause of x and y"),
+        (graph_over("hxy", [("h", "x"), ("h", "y"), ("x", "y")], hidden="h"), "h (no column)"),
+        (graph_over("xy", [("y", "x")]), "y is declared as a cause of x"),
+        (graph_over("xy", [("x", "y")], selected_on=["y"]), "selected on y, which x acts on"),
+    ],
+)
+def test_why_there_is_no_back_door_is_said(graph, words):
+    assert words in identify(graph, "x", "y").reasons["backdoor"]
+
+
+def test_a_concept_outside_the_graph_has_only_back_doors():
+    answer = identify(graph_over("wx", [("w", "x")]), "x")
+    assert {e.kind for e in answer.estimands} == {"backdoor"}
+    assert {e.variables for e in answer.estimands} == {frozenset("w")}
+    assert set(answer.reasons) == {"frontdoor", "iv"}
+
+
+def test_an_effect_that_the_graph_denies_is_said_to_be_zero():
+    answer = identify(graph_over("zxy", [("z", "x"), ("z", "y")]), "x", "y")
+    assert answer.no_directed_path
+    assert "should come out as 0" in answer.sentence
+
+
+def test_attributes_without_a_column_are_refused():
+    with pytest.raises(ValueError, match="must both have a column"):
+        identify(graph_over("hx", hidden="h"), "h", "x")
+
+
+@given(graphs(hidden=True))
+@unhurried
+def test_back_door_sets_exist_exactly_if_dowhy_finds_one_and_are_minimal_and_maximal(graph):
+    labelled = list(graph.labelled)
+    if len(labelled) < 2:
+        return
+    treatment, outcome = labelled[0], labelled[-1]
+    dag = graph.to_dowhy()
+    sets = identify_backdoor(dag, [treatment], [outcome], labelled, BackdoorAdjustment.BACKDOOR_EXHAUSTIVE)
+    mine = {e.role: e.variables for e in identify(graph, treatment, outcome).estimands if e.kind == "backdoor"}
+    assert bool(sets) == bool(mine)
+    if not mine:
+        return
+    back_door = nx.DiGraph(dag)
+    back_door.remove_edges_from(list(dag.out_edges(treatment)))
+
+    def works(names):
+        return nx.is_d_separator(back_door, {treatment}, {outcome}, set(names))
+
+    assert all(works(names) for names in mine.values())
+    assert not any(works(mine["minimal"] - {name}) for name in mine["minimal"])
+    others = set(labelled) - graph.descendants(treatment) - {treatment, outcome} - mine["maximal"]
+    assert not any(works(mine["maximal"] | {name}) for name in others)
+
+
+@given(graphs())
+@unhurried
+def test_what_may_be_held_for_a_concept_does_wherever_it_hangs(graph):
+    for name in graph.attributes:
+        for estimand in identify(graph, name).estimands:
+            for hung in ({name, *graph.ancestors(name)}, {name, *graph.ancestors(name), *graph.descendants(name)}):
+                dag = graph.to_dowhy()
+                dag.add_edges_from((cause, "a concept") for cause in hung)
+                dag.remove_edges_from(list(dag.out_edges(name)))
+                assert nx.is_d_separator(dag, {name}, {"a concept"}, set(estimand.variables))
