@@ -17,14 +17,14 @@ import pandas as pd
 import pytest
 from audits.fakes import CONCEPTS, GRAPH, CornerDataset, CornerEditor, CornerReader
 
-from causal_cxr.audits import Audit, Report
+from causal_cxr.audits import Audit, Report, observational_side
 from causal_cxr.audits.report import GalleryItem
 from causal_cxr.audits.report.checks import checks, editor_null, placebo_attributes
 from causal_cxr.audits.report.frames import frame_from_json, frame_to_json
 from causal_cxr.audits.report.page import MOST_CELLS, PER_CONTRAST
 from causal_cxr.audits.report.pictures import difference
 from causal_cxr.audits.report.report import FRAMES
-from causal_cxr.graphs import Binary, CausalGraph
+from causal_cxr.graphs import Binary, CausalGraph, default_contrasts
 from causal_cxr.readers.quality import ReaderQuality
 
 EVIL = "<script>alert('x')</script>\"'&"
@@ -500,3 +500,33 @@ def test_witnesses_that_differ_are_listed_and_what_two_readers_share_is_said(rep
 def test_undecided_cells_are_counted_by_type_with_what_would_mend_them(report: Report) -> None:
     odd = dataclasses.replace(report, edges=report.edges.assign(verdict="undecided", refusal="no overlap"))
     assert f"<b>{len(odd.edges)} no overlap</b>: images of patients who could have had either level" in odd.to_html()
+
+
+@pytest.fixture(scope="module")
+def with_observations(report: Report) -> Report:
+    dataset = CornerDataset(400)
+    scores = pd.DataFrame({"leads": dataset.leads.astype(float), EVIL: dataset.control.astype(float)})
+    side = observational_side(
+        GRAPH, dataset.attributes, dataset.patients.to_numpy(), scores, default_contrasts(GRAPH), most_refuted=1
+    )
+    return dataclasses.replace(report, observational=side)
+
+
+def test_what_unedited_images_say_comes_back_as_it_was_saved(with_observations: Report, tmp_path: Path) -> None:
+    again = Report.load(with_observations.save(tmp_path / "run"))
+    for name in ("identification", "estimates", "refutations", "sensitivity"):
+        pd.testing.assert_frame_equal(
+            getattr(again.observational, name), getattr(with_observations.observational, name), check_dtype=False
+        )
+    assert again.observational.graph_test.words == with_observations.observational.graph_test.words
+    assert again.observational.graph_test.contradicted == with_observations.observational.graph_test.contradicted
+    assert again.to_html() == with_observations.to_html()
+
+
+def test_the_page_sets_estimators_side_by_side_and_says_what_did_not_pass_first(with_observations: Report) -> None:
+    text = with_observations.to_html()
+    side = with_observations.observational
+    assert side.graph_test.words in text
+    assert all(f"<td>{estimator}" in text for estimator in ("regression", "ipw", "doubly robust"))
+    assert f"{(side.refutations['passes'] == 'yes').sum()} more passed" in text
+    assert EVIL not in text

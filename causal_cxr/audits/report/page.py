@@ -18,6 +18,7 @@ from causal_cxr.audits.verdicts import MEANING
 from causal_cxr.readers.quality import blind_spots
 
 if TYPE_CHECKING:
+    from causal_cxr.audits.observational import ObservationalSide
     from causal_cxr.audits.report.report import GalleryItem, Report
 
 ORDER = ("hidden", "mediated", "contradicted", "confounded", "artifact", "declared", "missed", "unsupported", "spurious",
@@ -28,6 +29,7 @@ GALLERY_BYTES, PAGE_BYTES = 1_300_000, 1_950_000  #: where there are many galler
 MANY_REVEALED = 8  #: edges of one editor; beyond, their graph takes the whole width
 MANY_CONTRASTS = 7  #: beyond, matrices stand below each other
 OUTLINED = ".outlined { position: relative } .box { position: absolute; inset: 0; width: 100%; height: 100% }\n"
+MOST_ESTIMATES = 30  #: from unedited images, written out
 MOST_COMPARED = 20  #: differences between witnesses written out
 MOST_CELLS = 250  #: cells written out, the findings first; the matrix and edges.csv have all
 
@@ -59,7 +61,8 @@ def page(report: "Report") -> str:
         "spots": {name: records(blind_spots(quality)) for name, quality in report.quality.items()},
         "refusals": _refusals(report.edges), "most_compared": MOST_COMPARED,
         "heterogeneity": records(report.heterogeneity.sort_values("difference", key=abs, ascending=False)),
-        "reciprocal": records(report.reciprocal),
+        "reciprocal": records(report.reciprocal), "observational": report.observational,
+        **_observational(report.observational),
         "blind_slope": BLIND_SLOPE, "unnamed": _unnamed(report, cells),
     }  # fmt: skip
     template = _environment().get_template("page.html")
@@ -150,6 +153,24 @@ def _refusals(edges: pd.DataFrame) -> list[tuple[str, int, str]]:
     """Types of ``undecided``, the most frequent first: how many there are, and what would mend them."""
     counts = edges.loc[edges["verdict"] == "undecided", "refusal"].value_counts()
     return [(str(kind), int(n), REFUSALS[str(kind)]) for kind, n in counts.items()]
+
+
+def _observational(side: "ObservationalSide | None") -> dict[str, Any]:
+    """The largest estimates in standard errors, the refuters that did not pass first, and the rest by number."""
+    if side is None:
+        return {}
+    size = (side.estimates["effect"] / side.estimates["se"]).abs().fillna(-1)
+    pairs = side.estimates.assign(
+        size=size.groupby([side.estimates["contrast"], side.estimates["concept"]]).transform("max")
+    )
+    ordered = pairs.sort_values("size", ascending=False, kind="stable")
+    refuted = records(side.refutations)
+    open_ones = [r for r in refuted if r["passes"] != "yes"]
+    return {
+        "estimates": records(ordered.head(MOST_ESTIMATES)), "more_estimates": max(0, len(ordered) - MOST_ESTIMATES),
+        "refuted": open_ones, "passed": len(refuted) - len(open_ones),
+        "sensitivity": records(side.sensitivity), "identification": records(side.identification),
+    }  # fmt: skip
 
 
 def _matrix(report: "Report", cells: list[dict[str, Any]], editor: str) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from causal_cxr.audits.falsification import GraphTest
+from causal_cxr.audits.observational.study import ObservationalSide
 from causal_cxr.audits.report.frames import frame_from_json, frame_to_json, strict
 from causal_cxr.data.whole_file import whole_file
 from causal_cxr.graphs import CausalGraph
@@ -69,6 +71,7 @@ class Report:
             (file or concept -> why it took no part), ``truth`` (a world's relations) and ``unnamed`` (what a search for
             concepts without a name found).
         pictures: of these.
+        observational: more of what unedited images say, where it was asked for.
     """
 
     graph: CausalGraph
@@ -86,6 +89,7 @@ class Report:
     measurements: pd.DataFrame
     provenance: Mapping[str, Any]
     pictures: tuple[ComponentPicture, ...] = ()
+    observational: ObservationalSide | None = None
 
     def revealed(self, editor: str | None = None) -> pd.DataFrame:
         """Edges that the declared graph does not have."""
@@ -108,6 +112,7 @@ class Report:
             **{name: frame_to_json(getattr(self, name)) for name in FRAMES},
             "quality": {name: _quality_to_json(quality) for name, quality in self.quality.items()},
             "provenance": strict(self.provenance),
+            "observational": None if self.observational is None else _observational_to_json(self.observational),
         }
         for name, items in (("gallery.npz", self.gallery), ("unnamed.npz", self.pictures)):
             if items:
@@ -149,6 +154,9 @@ class Report:
             measurements=load_measurements(folder / "measurements"),
             provenance=content["provenance"],
             pictures=tuple(ComponentPicture(*item) for item in _items(folder / "unnamed.npz")),
+            observational=(
+                None if content["observational"] is None else _observational_from_json(content["observational"])
+            ),
         )
 
     def _save_measurements(self, folder: Path) -> None:
@@ -203,6 +211,29 @@ def _quality_to_json(quality: ReaderQuality) -> dict[str, Any]:
 def _quality_from_json(content: Mapping[str, Any]) -> ReaderQuality:
     frames = {name: frame_from_json(frame) for name, frame in content.items()}
     return ReaderQuality(frames["concepts"].set_index("concept"), frames["within"], frames["follows"])
+
+
+OBSERVATIONAL = ("identification", "estimates", "refutations", "sensitivity")  #: frames
+
+
+def _observational_to_json(side: ObservationalSide) -> dict[str, Any]:
+    test = {f.name: getattr(side.graph_test, f.name) for f in fields(side.graph_test)}
+    test["contradicted"] = [[a, b, sorted(given)] for a, b, given in side.graph_test.contradicted]
+    return {
+        **{name: frame_to_json(getattr(side, name)) for name in OBSERVATIONAL},
+        "graph_test": strict({**test, "edges": frame_to_json(side.graph_test.edges)}),
+        "unrefuted": side.unrefuted,
+    }
+
+
+def _observational_from_json(content: Mapping[str, Any]) -> ObservationalSide:
+    test = dict(content["graph_test"])
+    test["edges"], test["untested"] = frame_from_json(test["edges"]), tuple(test["untested"])
+    test["contradicted"] = tuple((a, b, frozenset(given)) for a, b, given in test["contradicted"])
+    for name in ("p", "p_same"):  # null where nothing could be tested
+        test[name] = float("nan") if test[name] is None else test[name]
+    frames = {name: frame_from_json(content[name]) for name in OBSERVATIONAL}
+    return ObservationalSide(**frames, graph_test=GraphTest(**test), unrefuted=content["unrefuted"])
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:
