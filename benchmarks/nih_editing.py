@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from causal_cxr.audits.cycles import null_cycles
 from causal_cxr.audits.memorisation import CopyTest, copy_test, resampled_means
 from causal_cxr.data import Dataset, NIHChestXray14, split_patients
 from causal_cxr.editors import Abduction, Editor
@@ -331,14 +332,9 @@ def kid(real: Tensor, made: Tensor) -> float:
 
 def composition(editor: Editor, images: Tensor, table: pd.DataFrame, patients: np.ndarray) -> dict[str, list[float]]:
     """Mean absolute difference to the image after 1 and 10 edits that ask, in other words, for what is."""
-    now, found = images, {}
-    for cycle in range(1, 11):
-        abductions, _ = abduct_all(editor, now, table)
-        now = torch.cat([editor.edit(a, a.factual, phrasing=1).images for a in abductions])
-        if cycle in (1, 10):
-            moved = (now - images).abs().mean(dim=(1, 2, 3)).numpy()[:, None]
-            found[str(cycle)] = interval(moved.mean(), resampled(moved, patients)[:, 0])
-    return found
+    n = len(images)
+    found, _ = null_cycles(editor, images, table, seeds=lambda cycle: np.arange(n) + cycle * n, batch=BATCH)
+    return {str(cycles): interval(d.mean(), resampled(d[:, None], patients)[:, 0]) for cycles, d in found.items()}
 
 
 def samples(editor: DiffusionEditor, table: pd.DataFrame, size: int, seed: int = 0) -> Tensor:

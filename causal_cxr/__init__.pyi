@@ -1,4 +1,4 @@
-from .audits import Audit, Report
+from .audits import Audit, Report, ShortcutAudit
 from .data import FolderDataset, NIHChestXray14, Phantom, Subset, World, split_patients
 from .graphs import Binary, Categorical, CausalGraph, Continuous
 
@@ -12,6 +12,7 @@ __all__ = [
     "NIHChestXray14",
     "Phantom",
     "Report",
+    "ShortcutAudit",
     "Subset",
     "World",
     "split_patients",

@@ -1,26 +1,41 @@
 from .analyse import Analysis, analyse
+from .anytime import Anytime
 from .audit import Audit
+from .doses import dose_curves, dose_responses
 from .drift import Drift, reader_drift
 from .falsification import GraphTest, falsify_graph
 from .fusion import Fused, fuse
-from .measure import ManifestMismatch
+from .limits import limits, statement
+from .looks import Looks
+from .measure import ManifestMismatch, Trials
 from .observational import ObservationalSide, observational_side
 from .report import Report
+from .shortcuts import ShortcutAudit, ShortcutReport, as_predictor
 from .unnamed import UnnamedSearch
 
 __all__ = [
     "Analysis",
+    "Anytime",
     "Audit",
     "Drift",
     "Fused",
     "GraphTest",
+    "Looks",
     "ManifestMismatch",
     "ObservationalSide",
     "Report",
+    "ShortcutAudit",
+    "ShortcutReport",
+    "Trials",
     "UnnamedSearch",
     "analyse",
+    "as_predictor",
+    "dose_curves",
+    "dose_responses",
     "falsify_graph",
     "fuse",
+    "limits",
     "observational_side",
     "reader_drift",
+    "statement",
 ]

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def acceptance_rates(measurements: pd.DataFrame, attributes: pd.DataFrame, graph
     """
     edits = measurements[(measurements["kind"] == "null") | (measurements["orientation"] != 0)]
     edits = edits[edits["kind"] != "factual"]
-    groups = list(_groups(attributes.loc[np.sort(edits["row"].unique())], graph))
+    groups = list(patient_groups(attributes.loc[np.sort(edits["row"].unique())], graph))
     rows: list[tuple[Any, ...]] = []
     for key, mine in edits.groupby(["editor", "contrast", "attribute", "kind"], sort=False):
         for group, level, members in [("", "", edits["row"].unique()), *groups]:
@@ -55,18 +56,37 @@ def acceptance_rates(measurements: pd.DataFrame, attributes: pd.DataFrame, graph
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _groups(table: pd.DataFrame, graph: CausalGraph) -> Iterator[tuple[str, str, np.ndarray]]:
+def patient_groups(table: pd.DataFrame, graph: CausalGraph, bands: int = 2) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Groups of images whose patients share a labelled attribute.
+
+    Args:
+        table: the labelled attributes, index = row.
+        graph: whose labelled attributes the groups are the levels of.
+        bands: of a number, with about equally many images each.
+
+    Yields:
+        the attribute, its level or band in words, and the rows. Missing values are in no group.
+
+    >>> from causal_cxr.graphs import Continuous
+    >>> graph = CausalGraph([Continuous("age", unit="years", low=0, high=100)])
+    >>> [level for _, level, _ in patient_groups(pd.DataFrame({"age": [20.0, 40.0, 60.0, 80.0]}), graph)]
+    ['up to 50', 'over 50']
+    """
     for name in graph.labelled:
         attribute = graph.attributes[name]
-        if name not in table.columns:
+        if name not in table.columns or table[name].isna().all():
             continue
+        values, rows = table[name], table.index.to_numpy()
         if isinstance(attribute, Continuous):
-            middle = table[name].median()
-            yield name, f"up to {middle:g}", table.index[table[name] <= middle].to_numpy()
-            yield name, f"over {middle:g}", table.index[table[name] > middle].to_numpy()
+            cuts = np.nanquantile(values.to_numpy(dtype=float), np.arange(1, bands) / bands)
+            edges = np.unique([float(f"{cut:.3g}") for cut in cuts])  # as they are told
+            band = np.where(values.isna(), -1, np.searchsorted(edges, values.to_numpy(dtype=float), side="left"))
+            between = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
+            for k, level in enumerate([f"up to {edges[0]:g}", *between, f"over {edges[-1]:g}"]):
+                yield name, level, rows[band == k]
         else:
-            for level in attribute.levels:
-                yield name, str(level), table.index[table[name] == level].to_numpy()
+            for value in attribute.levels:
+                yield name, str(value), rows[(values == value).fillna(False).to_numpy(dtype=bool)]
 
 
 def _summary(reasons: pd.Series) -> str:

@@ -5,7 +5,8 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
@@ -16,15 +17,21 @@ import pandas as pd
 
 from causal_cxr.audits import unnamed as searching
 from causal_cxr.audits.analyse import analyse
+from causal_cxr.audits.anytime import Anytime, StoppingRule
+from causal_cxr.audits.doses import dose_curves, dose_responses, ignored
+from causal_cxr.audits.limits import limits
 from causal_cxr.audits.measure import (
     FACTUAL,
+    Trials,
     load_composition,
     load_gallery,
     load_ledger,
+    load_looks,
     load_measurements,
     measure,
     plan,
 )
+from causal_cxr.audits.observational.study import ObservationalSide, observational_side
 from causal_cxr.audits.report import ComponentPicture, GalleryItem, Report
 from causal_cxr.audits.unnamed import UnnamedSearch
 from causal_cxr.data.dataset import Dataset
@@ -39,6 +46,9 @@ ANALYSIS_ONLY = (
     "smallest_effect",
     "concepts",
     "labelled_outcomes",
+    "may_touch",
+    "observational",
+    "trials",  # of which each is done anew where it changes, and nothing else
 )  #: change these, and nothing is measured again
 
 
@@ -64,11 +74,20 @@ class Audit:
         n_edited: edit at most this many images (drawn by patient, seeded); every image serves the unedited side.
         labelled_outcomes: whether what an attribute does to the other labelled attributes is decided about too, where a
             concept reads them.
+        trials: how many images are edited back and at other doses, which tells the editors' limits and whether effects grow
+            with the dose; the least unless given.
+        steps: of continuous attributes, other shifts to ask for, as multiples of the contrast's.
+        may_touch: attribute -> regions of the image (``corners``, ``border``, ``markers``, ``lettering``) that its edit may
+            change; elsewhere such a change is a limit of the editor (:func:`causal_cxr.audits.limits.limits`).
+        observational: whether estimators are set side by side, refuted and doubted on unedited images
+            (:func:`causal_cxr.audits.observational_side`); takes some seconds a pair of contrast and concept.
+        stopping: makes no more edits than the verdicts need: patients in random order, evidence that may be looked at any time
+            (:mod:`causal_cxr.audits.anytime`). All edits are made unless given.
         unnamed: looks for concepts without a name, too: on one half of the patients, frozen, decided about on the other
             half only, in families of their own. Features are measured in the same pass.
 
     Raises:
-        ValueError: no reader, two readers of one name, or a concept that none reads.
+        ValueError: no reader, two readers of one name, a concept that none reads, or both of ``stopping`` and ``unnamed``.
     """
 
     def __init__(
@@ -83,6 +102,11 @@ class Audit:
         concepts: Sequence[str] | None = None,
         labelled_outcomes: bool = False,
         unnamed: UnnamedSearch | None = None,
+        trials: Trials | None = None,
+        steps: Sequence[float] = (),
+        may_touch: Mapping[str, Collection[str]] | None = None,
+        observational: bool = False,
+        stopping: Anytime | None = None,
     ) -> None:
         names = [reader.name for reader in readers]
         taken = sorted({searching.NAME, searching.COLUMNS} & set(names))
@@ -94,11 +118,15 @@ class Audit:
         unknown = sorted(set(concepts or ()) - known)
         if unknown:
             raise ValueError(f"No reader reads {unknown}; they read {sorted(known)}.")
+        if stopping is not None and unnamed is not None:
+            raise ValueError("A search for unnamed concepts needs every edit; leave out unnamed= or stopping=.")
         self.graph, self.readers = graph, tuple(readers)
         self.concepts = None if concepts is None else frozenset(concepts)
         self.interventions = tuple(interventions or default_contrasts(graph))
         self.alpha, self.smallest_effect, self.n_edited = alpha, smallest_effect, n_edited
-        self.labelled_outcomes, self.unnamed = labelled_outcomes, unnamed
+        self.labelled_outcomes, self.unnamed, self.stopping = labelled_outcomes, unnamed, stopping
+        self.trials, self.steps = trials or Trials(), tuple(steps)
+        self.may_touch, self.observational = may_touch, observational
 
     def run(
         self,
@@ -136,7 +164,7 @@ class Audit:
                 f"Editors cannot be called {bad}: names are folders, so use letters, digits, '_', '-', '.', not first a "
                 f"dot, and not {FACTUAL!r}."
             )
-        self._refuse_overlap(editors, dataset)
+        self.refuse_overlap(editors, dataset)
         if device is not None:
             for model in (*editors.values(), *self.readers):
                 if isinstance(model, Movable):
@@ -145,8 +173,10 @@ class Audit:
             from causal_cxr.graphs.scm import SCM
 
             scm = SCM(self.graph).fit(dataset.attributes)
-        edited, excluded = self._edited(dataset, seed)
-        made = plan(self.graph, dataset, self.interventions, edited, scm, seed=seed, batch_size=batch_size)
+        edited, excluded = self.edited_rows(dataset, seed)
+        made = plan(
+            self.graph, dataset, self.interventions, edited, scm, seed=seed, batch_size=batch_size, steps=self.steps
+        )
         specification: dict[str, Any] = {
             "graph": self.graph.to_dict(),
             "interventions": [c.name for c in self.interventions],
@@ -157,6 +187,10 @@ class Audit:
             "alpha": self.alpha,
             "smallest_effect": self.smallest_effect,
             "labelled_outcomes": self.labelled_outcomes,
+            "trials": {**asdict(self.trials), "doses": list(self.trials.doses)},
+            "steps": list(self.steps),
+            "may_touch": None if self.may_touch is None else {k: sorted(v) for k, v in self.may_touch.items()},
+            "observational": self.observational,
             "editors": {name: e.fingerprint for name, e in editors.items()},
             "readers": {r.name: r.fingerprint for r in self.readers},
             "dataset": dataset.fingerprint,
@@ -169,25 +203,52 @@ class Audit:
         if self.unnamed is not None:
             readers = (*readers, self.unnamed.columns())
             specification["readers"][searching.COLUMNS] = readers[-1].fingerprint
+        quality = {r.name: r.quality for r in self.readers}
+        asked = {r.name: self._asked(r) for r in self.readers}
+        rule: StoppingRule | None = None
+        again: tuple[str, ...] = ANALYSIS_ONLY
+        if self.stopping is not None:
+            rule = StoppingRule(
+                self.stopping, made, tuple(editors), dataset.patients, dataset.attributes, self.graph, self.interventions,
+                asked, quality, alpha=self.alpha, smallest_effect=self.smallest_effect,
+                labelled_outcomes=self.labelled_outcomes,
+            )  # fmt: skip
+            specification["stopping"], again = asdict(self.stopping), ()  # what is decided says what is measured
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(out or temporary) / "measurements"
             images = len(made.rows) + len(editors) * (len(edited) + 32)
             with _Progress(images) as progress:
-                analysis_free = {k: v for k, v in specification.items() if k not in ANALYSIS_ONLY}
-                measure(dataset, editors, readers, made, folder, manifest=analysis_free, progress=progress)
+                analysis_free = {k: v for k, v in specification.items() if k not in again}
+                measure(
+                    dataset, editors, readers, made, folder, manifest=analysis_free, progress=progress,
+                    trials=self.trials, stopping=rule,
+                )  # fmt: skip
             measurements = load_measurements(folder)
-            composition, ledger = load_composition(folder), load_ledger(folder)
+            composition, ledger, looks = load_composition(folder), load_ledger(folder), load_looks(folder)
             gallery = tuple(GalleryItem(**item) for item in load_gallery(folder))
-        quality = {r.name: r.quality for r in self.readers}
-        asked = {r.name: self._asked(r) for r in self.readers}
         kin = [kinship(one, other) for one, other in combinations(self.readers, 2)]
         apart = {frozenset((k.reader, k.other)) for k in kin if k.apart}
         options: dict[str, Any] = {"alpha": self.alpha, "smallest_effect": self.smallest_effect, "apart": apart}
-        analysis = analyse(
+        analysis = rule.analysis(measurements) if rule is not None else analyse(
             measurements, dataset.attributes, self.graph, self.interventions, asked, quality,
             labelled_outcomes=self.labelled_outcomes, **options,
         )  # fmt: skip
         edges, pictures, more = analysis.edges, tuple[ComponentPicture, ...](), dict[str, Any]()
+        if rule is not None:
+            more["stopping"] = rule.record(measurements)
+        judged = (self.graph, self.interventions, asked, quality)
+        limited = limits(
+            measurements,
+            looks,
+            dataset.attributes,
+            *judged,
+            smallest_effect=self.smallest_effect,
+            may_touch=self.may_touch,
+        )
+        responses = dose_responses(looks.doses, asked, quality, smallest_effect=self.smallest_effect, alpha=self.alpha)
+        curves = dose_curves(looks.doses, asked, quality)
+        more["refused_trials"] = {name: dict(said) for name, said in looks.refused.items() if said}
+        more["doses_ignored"] = ignored(looks.doses)
         if self.unnamed is not None:
             found = searching.search(measurements, dataset, self.graph, made, self.readers, self.unnamed, seed=seed)
             specification["unnamed"] = searching.specification(self.unnamed, found)
@@ -229,8 +290,9 @@ class Audit:
             graph=self.graph, edges=edges, second_readings=analysis.second_readings,
             falsification=analysis.falsification, effectiveness=analysis.effectiveness, leak=analysis.leak,
             acceptance=analysis.acceptance, composition=composition, heterogeneity=analysis.heterogeneity,
-            reciprocal=analysis.reciprocal, quality=quality, gallery=gallery, measurements=measurements,
+            reciprocal=analysis.reciprocal, limits=limited, dose_responses=responses, dose_curves=curves, quality=quality, gallery=gallery, measurements=measurements,
             provenance=record, pictures=pictures,
+            observational=self._unedited(dataset, measurements, edges, seed) if self.observational else None,
         )  # fmt: skip
         if out is not None:
             report.save(out)
@@ -241,12 +303,29 @@ class Audit:
         chosen = self.concepts
         return tuple(c for c in reader.concepts if chosen is None or c.name in chosen or c.attribute is not None)
 
-    def _edited(self, dataset: Dataset, seed: int) -> tuple[np.ndarray, dict[str, int]]:
+    def _unedited(
+        self, dataset: Dataset, measurements: pd.DataFrame, edges: pd.DataFrame, seed: int
+    ) -> ObservationalSide:
+        """What unedited images say, by the reader of each concept that was chosen most often."""
+        factual = measurements[(measurements["kind"] == "factual") & measurements["accepted"]].sort_values("row")
+        chosen = edges[edges["reader"] != searching.NAME].groupby("concept", sort=False)["reader"]
+        best = chosen.agg(lambda readers: readers.mode()[0])
+        scores = pd.DataFrame({concept: factual[f"{reader}/{concept}"].to_numpy() for concept, reader in best.items()})
+        attribute = {c.name: c.attribute for reader in self.readers for c in reader.concepts if c.attribute is not None}
+        reads = {str(name): attribute[str(name)] for name in scores.columns if str(name) in attribute}
+        return observational_side(
+            self.graph, dataset.attributes.iloc[factual["row"]].reset_index(drop=True), factual["patient"].to_numpy(),
+            scores.astype(float), self.interventions, reads=reads, delta=self.smallest_effect, alpha=self.alpha, seed=seed,
+        )  # fmt: skip
+
+    def edited_rows(self, dataset: Dataset, seed: int) -> tuple[np.ndarray, dict[str, int]]:
         """Rows to edit: none with a missing labelled attribute; whole patients in a seeded order."""
         table = self.graph.coerce(dataset.attributes)
         missing = table.isna().any(axis=1).to_numpy()
         excluded = {f"missing {name}": int(n) for name, n in table.isna().sum().items() if n}
         rows = np.flatnonzero(~missing)
+        if self.stopping is not None:
+            return self.stopping.order(rows, dataset.patients.to_numpy()[rows], self.n_edited, seed), excluded
         if self.n_edited is not None and self.n_edited < len(rows):
             patients = dataset.patients.to_numpy()[rows]
             order = np.random.default_rng([seed, 1]).permutation(pd.unique(patients))
@@ -254,7 +333,7 @@ class Audit:
             rows = rows[np.argsort(rank[patients].to_numpy(), kind="stable")][: self.n_edited]
         return np.sort(rows), excluded
 
-    def _refuse_overlap(self, editors: Mapping[str, Editor], dataset: Dataset) -> None:
+    def refuse_overlap(self, editors: Mapping[str, Editor], dataset: Dataset) -> None:
         audited = frozenset(dataset.patients.astype(str))
         models: dict[str, Editor | Reader] = {
             **{f"editor {n!r}": e for n, e in editors.items()},

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from causal_cxr.audits.cycles import null_cycles, there_and_back
 from causal_cxr.data.phantom import Phantom
 from causal_cxr.editors.editor import Abduction, Editor
 from causal_cxr.graphs import Contrast
@@ -23,7 +24,6 @@ BATCH = 64
 AGREE = 0.02  #: of an intensity in [0, 1]: five grey levels, at which two images are alike in a pixel
 REVEALED = 0.5  #: least share of a change's squared norm that lies where all true counterfactuals agree
 EVERYWHERE = 0.9  #: a change of more of the pixels has no outside
-NEUTRAL = 1  #: phrasing of a null edit
 #: What bootstraps resample, a patient.
 PARTS = ("edited", "nothing", "floor")
 
@@ -432,10 +432,7 @@ def _means(values: np.ndarray, who: np.ndarray, counts: np.ndarray) -> np.ndarra
 def composition(
     editor: Editor, images: Tensor, factual: pd.DataFrame, *, cycles: Sequence[int] = (1, 10), seed: int = 0
 ) -> dict[int, float]:
-    """Mean absolute change, on intensities in [0, 1], after so many null edits in a row (Monteiro et al., ICLR 2023).
-
-    A null edit asks for what is, in other words, through abduction, guidance and seed as any edit; the next one starts from
-    its image. 0 is best, and an editor that does nothing has it.
+    """Mean over images of :func:`causal_cxr.audits.cycles.null_cycles`, by number of cycles.
 
     Args:
         editor: under test.
@@ -444,18 +441,14 @@ def composition(
         cycles: after which to look.
         seed: of the abductions; each cycle draws anew.
     """
-    made, distances = images, {}
-    for cycle in range(1, max(cycles) + 1):
-        (made,) = answers(editor, made, factual, [factual], seed=seed + cycle * len(images), phrasing=NEUTRAL)
-        if cycle in cycles:
-            distances[cycle] = _distance(made, images)
-    return distances
+    found, _ = null_cycles(editor, images, factual, seeds=_drawn(seed, len(images)), cycles=cycles, batch=BATCH)
+    return {cycle: float(distances.mean()) for cycle, distances in found.items()}
 
 
 def reversibility(
     editor: Editor, images: Tensor, factual: pd.DataFrame, edited: Tensor, target: pd.DataFrame, *, seed: int = 0
 ) -> float:
-    """Mean absolute change, on intensities in [0, 1], after an edit and the edit back (Monteiro et al., ICLR 2023).
+    """Mean over images of :func:`causal_cxr.audits.cycles.there_and_back`.
 
     Args:
         editor: under test.
@@ -465,9 +458,10 @@ def reversibility(
         target: ``n`` rows.
         seed: of the second abduction.
     """
-    (back,) = answers(editor, edited, target, [factual], seed=seed)
-    return _distance(back, images)
+    seeds = _drawn(seed - len(images), len(images))  # it is the first cycle
+    distances, _ = there_and_back(editor, images, factual, edited, target, seeds=seeds, batch=BATCH)
+    return float(distances.mean())
 
 
-def _distance(made: Tensor, images: Tensor) -> float:
-    return float((made - images).abs().mean(dtype=torch.float64))
+def _drawn(seed: int, n: int) -> Callable[[int], np.ndarray]:
+    return lambda cycle: seed + cycle * n + np.arange(n, dtype=np.int64)

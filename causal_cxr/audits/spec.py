@@ -86,6 +86,21 @@ class UnnamedBlock(_Block):
     resamples: int = Field(default=10, ge=2, multiple_of=2)
 
 
+class TrialsBlock(_Block):
+    """What is tried of editors beside the audit's own edits, see :class:`~causal_cxr.audits.Trials`."""
+
+    reversed: int = Field(default=32, gt=0)
+    doses: list[float] = []
+    dosed: int = Field(default=32, gt=0)
+
+
+class StoppingBlock(_Block):
+    """Edits that stop where verdicts stand, see :class:`~causal_cxr.audits.Anytime`."""
+
+    check_every: int = Field(default=1, gt=0)
+    images_per_patient: int | None = Field(default=1, gt=0)
+
+
 class AuditSpec(_Block):
     """What ``SPEC.yaml`` may say; paths are relative to the file.
 
@@ -99,6 +114,11 @@ class AuditSpec(_Block):
         n_edited: edit at most this many images.
         labelled_outcomes: decide about what attributes do to each other, too.
         unnamed: look for concepts that no reader has a name for, too.
+        trials: how many images are edited back and at other doses, see :class:`~causal_cxr.audits.Trials`.
+        steps: other shifts of continuous attributes to ask for, as multiples.
+        may_touch: attribute -> regions that its edit may change (``corners``, ``border``, ``markers``, ``lettering``).
+        observational: set estimators side by side on unedited images, refute them, and test the graph.
+        stopping: stop editing where verdicts stand, see :class:`~causal_cxr.audits.Anytime`; ``{}`` for its defaults.
         out: run folder.
     """
 
@@ -113,6 +133,11 @@ class AuditSpec(_Block):
     n_edited: int | None = Field(default=None, gt=0)
     labelled_outcomes: bool = False
     unnamed: UnnamedBlock | None = None
+    trials: TrialsBlock | None = None
+    steps: list[float] = []
+    may_touch: dict[str, list[Literal["corners", "border", "markers", "lettering"]]] | None = None
+    observational: bool = False
+    stopping: StoppingBlock | None = None
     seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=64, gt=0)
     out: Path
@@ -149,7 +174,9 @@ class AuditSpec(_Block):
         Raises:
             SpecError: an intervention on what is no labelled attribute, a model of an unsuited type.
         """
+        from causal_cxr.audits.anytime import Anytime
         from causal_cxr.audits.audit import Audit
+        from causal_cxr.audits.measure import Trials
 
         graph = CausalGraph.from_dict(self.graph)
         dataset, readers = self.open_dataset(graph), self.open_readers()
@@ -158,6 +185,9 @@ class AuditSpec(_Block):
             graph, readers, interventions=self.contrasts(graph), alpha=self.alpha,
             smallest_effect=self.smallest_effect, n_edited=self.n_edited, concepts=self.concepts,
             labelled_outcomes=self.labelled_outcomes, unnamed=self.search(readers),
+            trials=None if self.trials is None else Trials(**{**dict(self.trials), "doses": tuple(self.trials.doses)}),
+            steps=self.steps, may_touch=self.may_touch, observational=self.observational,
+            stopping=None if self.stopping is None else Anytime(**dict(self.stopping)),
         )  # fmt: skip
         return audit.run(editors, dataset, seed=self.seed, batch_size=self.batch_size, out=self.out)
 

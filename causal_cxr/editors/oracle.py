@@ -23,7 +23,7 @@ class OracleEditor:
     def __init__(self, phantom: Phantom) -> None:
         self.phantom = phantom
         self.fingerprint = f"oracle-{phantom.fingerprint}"
-        self.attributes = frozenset(phantom.attributes.columns)
+        self.attributes = frozenset(phantom.world.graph.attributes)  # hidden ones too
         self.fitted_on: frozenset[str] | None = frozenset()
 
     def abduct(self, images: Tensor, attributes: pd.DataFrame, *, seeds: np.ndarray) -> Abduction:

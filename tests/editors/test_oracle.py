@@ -24,7 +24,7 @@ def test_it_meets_the_protocol_as_a_structural_editor_that_was_fitted_on_no_one(
     assert isinstance(oracle, Editor)
     assert oracle.semantics == "structural"
     assert oracle.fitted_on == frozenset()
-    assert oracle.attributes == set(phantom.graph.attributes)
+    assert oracle.attributes == set(phantom.world.graph.attributes), "hidden ones too: truth can set them"
 
 
 def test_the_fingerprint_is_that_of_its_phantom(oracle, phantom):

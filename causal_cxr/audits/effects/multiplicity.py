@@ -12,3 +12,27 @@ def benjamini_yekutieli(p: np.ndarray) -> np.ndarray:
     if known.any():
         q[known] = multipletests(p[known], method="fdr_by")[1]
     return q
+
+
+def family_wise_conjunction(*sides: np.ndarray) -> np.ndarray:
+    """``(k,)`` family-wise p that all sides hold: the largest of each cell's max-T adjusted p, intersection-union.
+
+    A conjunction is wrong only where one of its sides is, and then that side's own family is. So the family-wise error is
+    alpha where it is always the same side that is wrong, and at most alpha times the number of sides otherwise. For alpha
+    whichever side is wrong, adjust the cells of all sides as one family (their columns side by side, patients as rows) and
+    split the p-values.
+
+    Args:
+        sides: ``(k,)`` each, adjusted over all ``k`` cells (:func:`~causal_cxr.audits.effects.signflip_test`'s
+            ``p_family``, :func:`~causal_cxr.audits.effects.multiplier_max_t`); NaN where a side says nothing, then the
+            conjunction says nothing.
+
+    Raises:
+        ValueError: no sides, or of different lengths.
+
+    >>> family_wise_conjunction(np.array([0.01, 0.02]), np.array([0.03, np.nan]))
+    array([0.03,  nan])
+    """
+    if not sides or len({np.shape(side) for side in sides}) > 1:
+        raise ValueError(f"Need one p a cell from each side, got shapes {[np.shape(side) for side in sides]}.")
+    return np.max(sides, axis=0)

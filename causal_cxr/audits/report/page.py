@@ -11,6 +11,7 @@ import pandas as pd
 from causal_cxr.audits.cells import BLIND_SLOPE
 from causal_cxr.audits.falsification import SMALLEST_CORRELATION
 from causal_cxr.audits.gates import REFUSALS
+from causal_cxr.audits.limits import KINDS, statement
 from causal_cxr.audits.obedience import EFFECTIVE_RATIO
 from causal_cxr.audits.report import pictures
 from causal_cxr.audits.report.checks import checks, editor_null
@@ -29,6 +30,8 @@ GALLERY_BYTES, PAGE_BYTES = 1_300_000, 1_950_000  #: where there are many galler
 MANY_REVEALED = 8  #: edges of one editor; beyond, their graph takes the whole width
 MANY_CONTRASTS = 7  #: beyond, matrices stand below each other
 OUTLINED = ".outlined { position: relative } .box { position: absolute; inset: 0; width: 100%; height: 100% }\n"
+MOST_STATED = 12  #: limits of the editors, before the fold
+MOST_DOSES = 40
 MOST_ESTIMATES = 30  #: from unedited images, written out
 MOST_COMPARED = 20  #: differences between witnesses written out
 MOST_CELLS = 250  #: cells written out, the findings first; the matrix and edges.csv have all
@@ -63,6 +66,7 @@ def page(report: "Report") -> str:
         "heterogeneity": records(report.heterogeneity.sort_values("difference", key=abs, ascending=False)),
         "reciprocal": records(report.reciprocal), "observational": report.observational,
         **_observational(report.observational),
+        **_limits(report.limits), **_doses(report.dose_responses),
         "blind_slope": BLIND_SLOPE, "unnamed": _unnamed(report, cells),
     }  # fmt: skip
     template = _environment().get_template("page.html")
@@ -153,6 +157,31 @@ def _refusals(edges: pd.DataFrame) -> list[tuple[str, int, str]]:
     """Types of ``undecided``, the most frequent first: how many there are, and what would mend them."""
     counts = edges.loc[edges["verdict"] == "undecided", "refusal"].value_counts()
     return [(str(kind), int(n), REFUSALS[str(kind)]) for kind, n in counts.items()]
+
+
+def _limits(limits: pd.DataFrame) -> dict[str, Any]:
+    """What is said of the editors, and the worst state of every kind of limit by contrast, over all patients."""
+    said = statement(limits) if len(limits) else []
+    open_ones = [sentence for sentence in said if sentence.startswith("Not shown")]
+    everyone = limits[limits["group"] == ""]
+    kinds = [kind for kind in KINDS if (everyone["kind"] == kind).any()]
+    worst = everyone.assign(badness=everyone["state"].map({"limit": 0, "unknown": 1, "fine": 2}))
+    worst = worst.sort_values("badness", kind="stable").drop_duplicates(["editor", "contrast", "kind"])
+    cells = {(r["editor"], r["contrast"], r["kind"]): r for r in records(worst)}
+    rows = everyone[["editor", "contrast"]].drop_duplicates().itertuples(index=False)
+    return {
+        "statements": {"limits": [s for s in said if s.startswith("Do not")], "open": open_ones},
+        "limit_kinds": kinds, "most_stated": MOST_STATED,
+        "limits": [{"editor": editor, "contrast": contrast, "cells": [cells.get((editor, contrast, k)) for k in kinds]}
+                   for editor, contrast in rows],
+    }  # fmt: skip
+
+
+def _doses(responses: pd.DataFrame) -> dict[str, Any]:
+    """Responses that are more than flat or undecided, the steepest first; of the others the number."""
+    told = responses[~responses["response"].isin(["flat", "undecided"])]
+    told = told.sort_values("slope", key=abs, ascending=False, kind="stable").head(MOST_DOSES)
+    return {"doses": records(told), "more_doses": len(responses) - len(told)}
 
 
 def _observational(side: "ObservationalSide | None") -> dict[str, Any]:

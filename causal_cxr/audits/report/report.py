@@ -19,7 +19,7 @@ from causal_cxr.readers.quality import ReaderQuality
 
 REVEALED = ("hidden", "mediated")  #: verdicts that draw an edge the graph does not have
 FRAMES = ("edges", "second_readings", "falsification", "effectiveness", "leak", "acceptance", "composition", "heterogeneity",
-          "reciprocal")  # fmt: skip
+          "reciprocal", "limits", "dose_responses", "dose_curves")  # fmt: skip
 PICTURES = ("factual", "null", "counterfactual")  #: of a gallery item
 FORMAT = 4  #: of report.json
 
@@ -64,6 +64,8 @@ class Report:
         effectiveness, leak, acceptance, composition: the editors' limits.
         heterogeneity: whether editors, and readers, tell the same effects; reciprocal: editing A and reading B, and the
             other way round (:mod:`causal_cxr.audits.heterogeneity`).
+        limits: of the editors, by attribute and group of patients (:func:`causal_cxr.audits.limits.limits`).
+        dose_responses, dose_curves: :mod:`causal_cxr.audits.doses`; empty unless doses were asked for.
         quality: by reader.
         gallery: of the first edited images.
         measurements: the table that every number can be recomputed from.
@@ -84,6 +86,9 @@ class Report:
     composition: pd.DataFrame
     heterogeneity: pd.DataFrame
     reciprocal: pd.DataFrame
+    limits: pd.DataFrame
+    dose_responses: pd.DataFrame
+    dose_curves: pd.DataFrame
     quality: Mapping[str, ReaderQuality]
     gallery: tuple[GalleryItem, ...]
     measurements: pd.DataFrame

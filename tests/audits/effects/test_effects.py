@@ -20,7 +20,6 @@ from causal_cxr.audits.effects import (
     design_matrix,
     g_computation,
     paired_effect,
-    signflip_max_t,
 )
 
 
@@ -165,37 +164,6 @@ def test_the_slopes_uncertainty_is_that_of_simulation(rng) -> None:
     draws = rng.normal(0.3, 0.02, 400_000) / rng.normal(0.6, 0.04, 400_000)
     assert effect.value == pytest.approx(0.5)
     assert effect.se == pytest.approx(draws.std(), rel=0.03)
-
-
-# --- sign flips
-
-
-def test_max_t_for_one_cell_is_the_exact_sign_flip_test() -> None:
-    difference = np.array([0.3, -0.1, 0.5, 0.7, 0.2, 0.4, -0.05, 0.6])
-    signs = np.array(np.meshgrid(*[[-1, 1]] * 8)).reshape(8, -1).T
-    exact = (np.abs(signs @ difference) >= difference.sum() - 1e-12).mean()
-    assert signflip_max_t(difference[:, None], np.arange(8), draws=40_000)[0] == pytest.approx(exact, abs=0.005)
-
-
-def test_max_t_keeps_the_family_wise_error(rng) -> None:
-    patients = np.repeat(np.arange(40), 2)
-    any_false = [
-        signflip_max_t(
-            rng.normal(size=(40, 10))[patients] + rng.normal(size=(80, 10)), patients, draws=199, seed=s
-        ).min()
-        <= 0.05
-        for s in range(300)
-    ]
-    assert np.mean(any_false) <= 0.09
-
-
-def test_max_t_finds_the_one_cell_that_moves_and_passes_over_a_constant_one(rng) -> None:
-    differences = rng.normal(size=(60, 5))
-    differences[:, 0], differences[:, 4] = differences[:, 0] + 1.5, 0.0
-    p = signflip_max_t(differences, np.arange(60), draws=999)
-    assert p[0] == pytest.approx(1 / 1_000)
-    assert p[4] == 1.0
-    assert p[1:].min() > 0.05
 
 
 # --- standardisation
