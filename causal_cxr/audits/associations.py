@@ -55,6 +55,14 @@ def associations(
     return found
 
 
+def marginal_association(
+    graph: CausalGraph, table: pd.DataFrame, factual: pd.DataFrame, column: str, contrast: Contrast, edited: np.ndarray
+) -> Effect:
+    """The association of one column of scores with the contrast, adjusted for nothing, standardised to the edited images."""
+    effects, _, _ = _standardised(graph, table, factual, [column], contrast, edited, frozenset(), frozenset())
+    return effects[column]
+
+
 def _standardised(
     graph: CausalGraph, table: pd.DataFrame, factual: pd.DataFrame, columns: list[str], contrast: Contrast,
     edited: np.ndarray, complete: frozenset[str], adjustment: frozenset[str],

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from causal_cxr.audits.acceptance import patient_groups
-from causal_cxr.audits.associations import associations
+from causal_cxr.audits.associations import marginal_association
 from causal_cxr.audits.changes import GUARDED, REST
 from causal_cxr.audits.differences import paired_differences
 from causal_cxr.audits.effects import Effect, paired_effect
@@ -222,10 +222,8 @@ class _Judge:
         if not len(unedited) or not effect.n:
             yield "effectiveness", name, "at least", EFFECTIVE_RATIO, _Found(*NONE)
             return
-        seen = associations(
-            self.graph, self.table, unedited, {column: contrast.attribute}, contrast, here.index.to_numpy()
-        )
-        yield "effectiveness", name, "at least", EFFECTIVE_RATIO, _over(effect, seen[column].marginal)
+        real = marginal_association(self.graph, self.table, unedited, column, contrast, here.index.to_numpy())
+        yield "effectiveness", name, "at least", EFFECTIVE_RATIO, _over(effect, real)
 
     def _like(self, group: str, members: np.ndarray) -> pd.Index:
         """Rows of the dataset, edited or not, within the values of a group."""
