@@ -54,6 +54,21 @@ def test_a_folder_of_pngs_is_audited_from_one_file(folder):
     assert edges.loc["lower mark", "verdict"] != "hidden"
 
 
+def test_a_file_may_ask_for_doses_for_estimators_without_edits_and_for_edits_that_stop(folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(folder))
+    file = folder / "folder_audit.yaml"
+    more = "trials: {reversed: 8, doses: [0.5], dosed: 8}\nmay_touch: {view: [corners]}\nobservational: true\n"
+    file.write_text(file.read_text() + more)
+    report = AuditSpec.from_yaml(file).run()
+    assert set(report.dose_curves["dose"]) == {0.0, 0.5, 1.0}
+    assert "mark" in set(report.observational.estimates["concept"])
+    assert report.provenance["specification"]["may_touch"] == {"view": ["corners"]}
+    file.write_text(file.read_text().replace("out: run", "out: stopped\nstopping: {}").replace(more, ""))
+    stopped = AuditSpec.from_yaml(file).run()
+    assert stopped.edges["q"].isna().all(), "nothing there supposes a number of patients fixed in advance"
+    assert stopped.edges.set_index("concept").loc["mark", "verdict"] == "hidden"
+
+
 @pytest.mark.parametrize(
     ("was", "becomes", "message"),
     [
