@@ -14,7 +14,7 @@ from scipy.linalg import orth
 
 from causal_cxr.audits.effects.clustered import cluster_sums, mean_influence, satterthwaite
 from causal_cxr.audits.effects.effect import NOTHING, Effect
-from causal_cxr.audits.effects.standardised import _cr2_weights
+from causal_cxr.audits.effects.standardised import cr2_weights
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class _Linear:
             )
         basis = orth(design)
         row = inverse.T @ combination
-        weights = (_cr2_weights(basis, groups) @ (basis.T @ row))[:, None]
+        weights = (cr2_weights(basis, groups) @ (basis.T @ row))[:, None]
         residuals = outcomes - basis @ (basis.T @ outcomes)
         own, shared = (cluster_sums(weights * x, groups, count) for x in (weights, basis))
         there = np.bincount(groups, minlength=count) > 0

@@ -72,7 +72,7 @@ def g_computation(
     coefficients = U.T @ scores
     values, residuals = contrast @ coefficients, scores - U @ coefficients
 
-    reduced = _cr2_weights(U, groups)
+    reduced = cr2_weights(U, groups)
     weights = (reduced @ contrast)[:, None]
     variance = np.maximum((cluster_sums(weights * residuals, groups, count) ** 2).sum(axis=0), 1e-24)
     own, shared = (cluster_sums(weights * x, groups, count) for x in (weights, U))
@@ -93,7 +93,7 @@ def g_computation(
     return [Effect(float(v), float(s), float(d), n, count) for v, s, d in zip(values, errors, dof, strict=True)]
 
 
-def _cr2_weights(basis: np.ndarray, groups: np.ndarray) -> np.ndarray:
+def cr2_weights(basis: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """``(n, r)`` weights of the residuals: ``(I - H_g)^(-1/2) Q_g``, by batches of patients with equally many images.
 
     Args:
