@@ -124,11 +124,11 @@ def test_a_run_killed_in_the_middle_goes_on_to_the_same_bytes(tmp_path):
     process = run_script(tmp_path / "killed", pause=0.4)
     shards = tmp_path / "killed" / "measurements" / "editor"
     deadline = time.monotonic() + 120
-    while len(list(shards.glob("*.parquet"))) < 3 and time.monotonic() < deadline:
+    while len(list(shards.glob("shard-*.parquet"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    done = {file.name: file.stat().st_mtime_ns for file in shards.glob("*.parquet")}
+    done = {file.name: file.stat().st_mtime_ns for file in shards.glob("shard-*.parquet")}
     assert 3 <= len(done) < 10
     assert not (tmp_path / "killed" / "edges.csv").exists()
     assert run_script(tmp_path / "killed", pause=0).wait() == 0

@@ -60,7 +60,7 @@ def test_a_correlation_too_small_to_matter_is_no_contradiction_however_many_rows
 
 def test_true_graphs_are_rejected_no_more_often_than_alpha():
     independent = CausalGraph([AGE, SICK, VIEW, Categorical("site", levels=("a", "b", "c"))])
-    runs = 60
+    runs = 30
     wrong = 0
     for seed in range(runs):
         rng = np.random.default_rng(seed)

