@@ -28,8 +28,9 @@ from simulation import Marked, SimulatedEditor, SimulatedReader
 
 from causal_cxr.audits import Anytime, analyse
 from causal_cxr.audits.anytime import StoppingRule, replay
-from causal_cxr.audits.measure import load_measurements, plan
 from causal_cxr.audits.measure import measure as measure_audit
+from causal_cxr.audits.plans import plan
+from causal_cxr.audits.store import load_measurements
 from causal_cxr.data.phantom.world import World
 from causal_cxr.graphs import default_contrasts
 from causal_cxr.graphs.scm import SCM

@@ -7,10 +7,11 @@ from .falsification import GraphTest, falsify_graph
 from .fusion import Fused, fuse
 from .limits import limits, statement
 from .looks import Looks
-from .measure import ManifestMismatch, Trials
 from .observational import ObservationalSide, observational_side
 from .report import Report
 from .shortcuts import ShortcutAudit, ShortcutReport, as_predictor
+from .store import ManifestMismatch
+from .trials import Trials
 from .unnamed import UnnamedSearch
 
 __all__ = [

@@ -44,8 +44,8 @@ from causal_cxr.audits.effects import (
 )
 from causal_cxr.audits.falsification import independence_tests, rejected_at
 from causal_cxr.audits.gates import Gate
-from causal_cxr.audits.measure import Plan
 from causal_cxr.audits.obedience import effectiveness_of
+from causal_cxr.audits.plans import Plan
 from causal_cxr.audits.verdicts import MEANING, TABLE, conjunction_p
 from causal_cxr.graphs import CausalGraph, Contrast
 from causal_cxr.readers.concepts import Concept

@@ -20,19 +20,12 @@ from causal_cxr.audits.analyse import analyse
 from causal_cxr.audits.anytime import Anytime, StoppingRule
 from causal_cxr.audits.doses import dose_curves, dose_responses, ignored
 from causal_cxr.audits.limits import limits
-from causal_cxr.audits.measure import (
-    FACTUAL,
-    Trials,
-    load_composition,
-    load_gallery,
-    load_ledger,
-    load_looks,
-    load_measurements,
-    measure,
-    plan,
-)
+from causal_cxr.audits.measure import measure
 from causal_cxr.audits.observational.study import ObservationalSide, observational_side
+from causal_cxr.audits.plans import plan
 from causal_cxr.audits.report import ComponentPicture, GalleryItem, Report
+from causal_cxr.audits.store import FACTUAL, load_composition, load_gallery, load_ledger, load_looks, load_measurements
+from causal_cxr.audits.trials import Trials
 from causal_cxr.audits.unnamed import UnnamedSearch
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.editors.editor import Editor

@@ -12,6 +12,7 @@ import pandas as pd
 from causal_cxr.audits.audit import Audit
 from causal_cxr.audits.fidelity import counterfactual_errors, error_ratios
 from causal_cxr.audits.report import Report
+from causal_cxr.audits.trials import Trials
 from causal_cxr.data.phantom import Phantom
 from causal_cxr.data.whole_file import write_json
 from causal_cxr.editors.editor import Editor
@@ -20,6 +21,7 @@ from causal_cxr.readers.reader import Reader
 
 WORLD = "portable"
 UNEDITED = 4_000  #: images of the unedited side
+REVERSED = 8  #: images that are edited back, a contrast
 SCORED = 64  #: edited images scored against true counterfactuals
 DEFAULT_EDITORS = ("diffusion", "scm")
 FOUND = ("causes", "mediated")  #: true relations that the rival without an editor finds alike
@@ -47,7 +49,7 @@ def run_demo(out: Path, editors: Sequence[str] = DEFAULT_EDITORS, images: int = 
     contrasts = default_contrasts(phantom.graph, phantom.world.content.shifts)
     truth = phantom.world.truth
     names = list(phantom.hidden.columns)
-    audit = Audit(phantom.graph, readers, interventions=contrasts, n_edited=images)
+    audit = Audit(phantom.graph, readers, interventions=contrasts, n_edited=images, trials=Trials(reversed=REVERSED))
     report = audit.run(
         made, phantom, seed=seed, out=out,
         provenance={"title": f"Phantom world '{WORLD}'", "truth": truth.to_dict("records")},

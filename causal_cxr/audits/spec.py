@@ -176,7 +176,7 @@ class AuditSpec(_Block):
         """
         from causal_cxr.audits.anytime import Anytime
         from causal_cxr.audits.audit import Audit
-        from causal_cxr.audits.measure import Trials
+        from causal_cxr.audits.trials import Trials
 
         graph = CausalGraph.from_dict(self.graph)
         dataset, readers = self.open_dataset(graph), self.open_readers()

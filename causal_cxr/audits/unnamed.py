@@ -10,8 +10,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from causal_cxr.audits.measure import FACTUAL, Plan, edit_again
+from causal_cxr.audits.measure import edit_again
+from causal_cxr.audits.plans import Plan
 from causal_cxr.audits.report import ComponentPicture
+from causal_cxr.audits.store import FACTUAL
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.editors.editor import Editor
 from causal_cxr.graphs import CausalGraph, Continuous

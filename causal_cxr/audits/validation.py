@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from causal_cxr.audits.measure import NULL_PHRASING
+from causal_cxr.audits.plans import NULL_PHRASING
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.data.splits import batches
 from causal_cxr.editors.editor import Editor

@@ -10,8 +10,9 @@ from audits.fakes import CONCEPTS, GRAPH, CornerDataset, CornerEditor, CornerRea
 
 from causal_cxr.audits import Anytime, Audit, Report, UnnamedSearch
 from causal_cxr.audits.anytime import StoppingRule, replay
-from causal_cxr.audits.measure import load_measurements, plan
 from causal_cxr.audits.measure import measure as measure_audit
+from causal_cxr.audits.plans import plan
+from causal_cxr.audits.store import load_measurements
 from causal_cxr.graphs import default_contrasts
 from causal_cxr.graphs.scm import SCM
 from causal_cxr.readers.quality import ReaderQuality

@@ -8,7 +8,10 @@ from scipy import stats
 
 from causal_cxr.audits import doses as module
 from causal_cxr.audits.doses import dose_curves, dose_responses, ignored
-from causal_cxr.audits.measure import Trials, load_looks, measure, plan
+from causal_cxr.audits.measure import measure
+from causal_cxr.audits.plans import plan
+from causal_cxr.audits.store import load_looks
+from causal_cxr.audits.trials import Trials
 
 DOSES = (0.25, 0.5, 0.75, 1.0, 1.25)
 

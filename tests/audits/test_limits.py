@@ -16,7 +16,10 @@ from torch.nn import functional
 from causal_cxr.audits import measure as measuring
 from causal_cxr.audits.effects import paired_effect
 from causal_cxr.audits.limits import COLUMNS, _ratio, limits, statement
-from causal_cxr.audits.measure import Trials, load_composition, load_looks, load_measurements, measure, plan
+from causal_cxr.audits.measure import measure
+from causal_cxr.audits.plans import plan
+from causal_cxr.audits.store import load_composition, load_looks, load_measurements
+from causal_cxr.audits.trials import Trials
 from causal_cxr.editors.editor import Abduction, Edit
 from causal_cxr.graphs import Binary, CausalGraph, Continuous, default_contrasts
 from causal_cxr.readers.concepts import Concept

@@ -138,7 +138,7 @@ class Report:
         Raises:
             FileNotFoundError: the folder holds no report, or one that an earlier version wrote.
         """
-        from causal_cxr.audits.measure import load_measurements
+        from causal_cxr.audits.store import load_measurements
 
         folder = Path(folder)
         if not (folder / "report.json").is_file():
@@ -166,7 +166,7 @@ class Report:
 
     def _save_measurements(self, folder: Path) -> None:
         """Keep what :func:`causal_cxr.audits.measure.measure` has written there, else write one shard an editor."""
-        from causal_cxr.audits.measure import FACTUAL, load_measurements
+        from causal_cxr.audits.store import FACTUAL, load_measurements
 
         if list(folder.glob("*/shard-*.parquet")):
             if not load_measurements(folder).equals(self.measurements):

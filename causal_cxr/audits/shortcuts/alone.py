@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from causal_cxr.audits.measure import Plan, row_seeds
+from causal_cxr.audits.plans import Plan, row_seeds
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.data.whole_file import whole_file
 from causal_cxr.editors.editor import Editor

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from causal_cxr.audits.audit import Audit
-from causal_cxr.audits.measure import Plan, load_ledger, load_measurements, measure, plan
+from causal_cxr.audits.measure import measure
+from causal_cxr.audits.plans import Plan, plan
 from causal_cxr.audits.report import Report
 from causal_cxr.audits.shortcuts.alone import FOLDER, edited_alone
 from causal_cxr.audits.shortcuts.analysis import Question
@@ -26,6 +27,7 @@ from causal_cxr.audits.shortcuts.gains import (
 from causal_cxr.audits.shortcuts.leaks import manifestation_readings
 from causal_cxr.audits.shortcuts.predictors import NAME, Predictions, Predictor, as_predictor
 from causal_cxr.audits.shortcuts.report import ShortcutReport
+from causal_cxr.audits.store import load_ledger, load_measurements
 from causal_cxr.data.dataset import Dataset, UnreadableImages
 from causal_cxr.editors.editor import Editor
 from causal_cxr.graphs import Binary, CausalGraph, Contrast

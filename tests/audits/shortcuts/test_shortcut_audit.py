@@ -7,7 +7,7 @@ import torch
 from audits.fakes import GRAPH, CornerDataset, CornerEditor, CornerReader
 
 from causal_cxr.audits import Audit, ShortcutAudit, ShortcutReport
-from causal_cxr.audits.measure import ManifestMismatch
+from causal_cxr.audits.store import ManifestMismatch
 from causal_cxr.editors.editor import Abduction, Edit
 from causal_cxr.graphs import Binary, CausalGraph, default_contrasts
 from causal_cxr.readers.quality import ReaderQuality
