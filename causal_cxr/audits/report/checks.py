@@ -91,7 +91,7 @@ def editor_null(report: "Report") -> list[NullEffects]:
 def checks(report: "Report") -> list[Check]:
     """What to look at before a finding is believed."""
     alpha = float(report.provenance["specification"]["alpha"])
-    said = [_graph(report.falsification), *_editors(report), *_rival(report.edges, alpha), *_readers(report.edges),
+    said = [_graph(report.falsification), *_editors(report), *_limits(report.limits), *_rival(report.edges, alpha), *_readers(report.edges),
             *_left_out(report)]  # fmt: skip
     return [Check("look" if look else "fine", about, answer, where) for look, about, answer, where in said]
 
@@ -131,6 +131,17 @@ def _editors(report: "Report") -> Iterator[Said]:
     edits = int((report.measurements["kind"] != "factual").sum())
     rejected = int(report.provenance.get("rejected", 0))
     yield rejected > REJECTED_SHARE * edits, "Edits", f"{rejected:,} of {edits:,} were rejected", "limits"
+
+
+def _limits(limits: pd.DataFrame) -> Iterator[Said]:
+    """For which interventions an editor is not to be used, over all patients or in a group of them."""
+    for editor, mine in limits.groupby("editor", sort=True):
+        found = list(dict.fromkeys(mine.loc[mine["state"] == "limit", "contrast"].replace("", "null edits")))
+        about = f"Editor {editor}"
+        if found:
+            yield True, about, f"is not to be used, in all or some patients, for {_some(found)}", "limits"
+        elif len(mine):
+            yield False, about, f"shows no limit in {len(mine):,} questions asked", "limits"
 
 
 def _rival(edges: pd.DataFrame, alpha: float) -> Iterator[Said]:
