@@ -20,7 +20,7 @@ from causal_cxr.audits.differences import paired_differences
 from causal_cxr.audits.effects import Effect, paired_effect
 from causal_cxr.audits.effects.clustered import mean_influence
 from causal_cxr.audits.looks import Looks
-from causal_cxr.audits.obedience import EFFECTIVE_RATIO
+from causal_cxr.audits.obedience import EFFECTIVE_RATIO, best_readers
 from causal_cxr.graphs import CausalGraph, Continuous, Contrast
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.concordance import concordance
@@ -146,7 +146,7 @@ class _Judge:
         self.table, self.graph = table, graph
         self.quality, self.smallest_effect, self.may_touch = quality, smallest_effect, may_touch
         self.refused = looks.refused.get(editor, {})
-        self.readers = _best_readers(concepts, quality)
+        self.readers = best_readers(concepts, quality)
         self.columns = [f"{reader}/{concept.name}" for reader, concept in self.readers.values()]
         patients = pd.Index(measurements["patient"].unique())
 
@@ -325,20 +325,6 @@ def _by(frame: pd.DataFrame, key: str) -> Callable[[Any], pd.DataFrame]:
 
 def _within(frame: pd.DataFrame, members: np.ndarray) -> pd.DataFrame:
     return frame[frame["row"].isin(members)]
-
-
-def _best_readers(
-    concepts: Mapping[str, Sequence[Concept]], quality: Mapping[str, ReaderQuality]
-) -> dict[str, tuple[str, Concept]]:
-    """Concept of a labelled attribute -> the reader whose slope has the highest lower end, and the concept."""
-    best: dict[str, tuple[float, str, Concept]] = {}
-    for reader, group in concepts.items():
-        for concept in group:
-            low: Any = quality[reader].concepts.loc[concept.name, "slope_low"]
-            merit = -np.inf if np.isnan(low) else float(low)
-            if concept.attribute is not None and (concept.name not in best or merit > best[concept.name][0]):
-                best[concept.name] = (merit, reader, concept)
-    return {name: (reader, concept) for name, (_, reader, concept) in best.items()}
 
 
 def _follower(quality: ReaderQuality, concept: str, attribute: str, most: float) -> str:

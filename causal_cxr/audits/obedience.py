@@ -59,6 +59,22 @@ def leaks(
     paired: pd.DataFrame | None,
 ) -> list[list[Any]]:  # fmt: skip
     """What a contrast moves of every labelled attribute, each read by the reader that reads it best."""
+    rows = []
+    for reader, concept in best_readers(concepts, quality).values() if paired is not None else ():
+        assert paired is not None
+        effect = paired_effect(paired[f"{reader}/{concept.name}"].to_numpy(), paired["patient"].to_numpy())
+        slope: Any = quality[reader].concepts.loc[concept.name]
+        if float(slope["slope_low"]) > 0:
+            effect = effect.scaled(float(slope["slope"]), float(slope["slope_se"]))
+        rows.append([editor, contrast.name, contrast.attribute, concept.name, reader, concept.attribute, effect.value,
+                     *effect.interval()])  # fmt: skip
+    return rows
+
+
+def best_readers(
+    concepts: Mapping[str, Sequence[Concept]], quality: Mapping[str, ReaderQuality]
+) -> dict[str, tuple[str, Concept]]:
+    """Concept of a labelled attribute -> the reader whose slope has the highest lower end, and the concept."""
     best: dict[str, tuple[float, str, Concept]] = {}
     for reader, group in concepts.items():
         for concept in group:
@@ -66,13 +82,4 @@ def leaks(
             merit = -np.inf if np.isnan(low) else float(low)
             if concept.attribute is not None and (concept.name not in best or merit > best[concept.name][0]):
                 best[concept.name] = (merit, reader, concept)
-    rows = []
-    for merit, reader, concept in best.values() if paired is not None else ():
-        assert paired is not None
-        effect = paired_effect(paired[f"{reader}/{concept.name}"].to_numpy(), paired["patient"].to_numpy())
-        if merit > 0:
-            slope: Any = quality[reader].concepts.loc[concept.name]
-            effect = effect.scaled(float(slope["slope"]), float(slope["slope_se"]))
-        rows.append([editor, contrast.name, contrast.attribute, concept.name, reader, concept.attribute, effect.value,
-                     *effect.interval()])  # fmt: skip
-    return rows
+    return {name: (reader, concept) for name, (_, reader, concept) in best.items()}
