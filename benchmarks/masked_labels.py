@@ -172,7 +172,6 @@ def beside_the_column(
     table = report.graph.coerce(attributes)
     edited = np.sort(measured.loc[measured["kind"] == "null", "row"].unique())
     cells: dict[str, Any] = {}
-    hits: dict[str, list[bool | None]] = {side: [] for side in ("editor", *SIDES)}
     for edge in report.edges.to_dict("records"):
         name, contrast = edge["concept"], next(c for c in contrasts if c.name == edge["contrast"])
         known = hidden[name].notna().to_numpy()[factual.index]
@@ -190,20 +189,29 @@ def beside_the_column(
             truth, off = (_side(both[key], side) for key in ("column", "off"))
             off = off.less(0.0, abs(truth.value + off.value) * slope_se / slope)
             said[side] = {"column": _estimate(truth), "audit": _edge(edge, side), "agrees": _estimate(off)}
-            hits[side].append(_covers(off))
         truth = _side(both["column"], "adjusted")
         made = Effect(edge["editor_effect"], edge["editor_se"], truth.dof, edge["n_edited"], edge["n_patients"])
         gap = made.less(truth.value, truth.se)
         said["editor"] = {"audit": _edge(edge, "editor"), "agrees": _estimate(gap)}
-        hits["editor"].append(_covers(gap))
         cells[f"{edge['editor']}: {edge['contrast']} on {name}"] = {
             **said, "verdict": edge["verdict"], "reason": edge["reason"],
             "column_says": {side: _call(_side(both["column"], side), edge["delta"]) for side in SIDES},
         }  # fmt: skip
-    agreement = {
-        side: [sum(found), len(found)] for side, held in hits.items() if (found := [h for h in held if h is not None])
-    }
-    return {"cells": cells, "agreement": agreement}
+    return {"cells": cells, "agreement": agreement(cells)}
+
+
+def agreement(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, list[int]]:
+    """In how many comparisons, of how many, the interval of the difference from the column holds 0, by side.
+
+    What unedited images say does not hang on the editor, so that it counts once.
+    """
+    held: dict[str, dict[str, bool]] = {side: {} for side in ("editor", *SIDES)}
+    for name, said in cells.items():
+        for side, found in held.items():
+            low, high = said[side]["agrees"][1:]
+            if low is not None and high is not None:
+                found[name if side == "editor" else name.split(": ", 1)[1]] = low <= 0 <= high
+    return {side: [sum(found.values()), len(found)] for side, found in held.items()}
 
 
 def _side(found: Association, side: str) -> Effect:
@@ -214,11 +222,6 @@ def _call(effect: Effect, delta: float, alpha: float = 0.05) -> str:
     if not effect.n:
         return ""
     return "yes" if effect.p_yes(delta) <= alpha else "no" if effect.p_no(delta) <= alpha else "undecided"
-
-
-def _covers(effect: Effect) -> bool | None:
-    low, high = effect.interval()
-    return None if np.isnan(low) else bool(low <= 0 <= high)
 
 
 def _estimate(effect: Effect) -> list[float | None]:
