@@ -185,8 +185,10 @@ def beside_the_column(
             report.graph, table, frame, {"column": None, "off": None}, contrast, np.intersect1d(edited, rows.index)
         )
         said: dict[str, Any] = {"n_labelled": int(known.sum()), "delta": _number(edge["delta"])}
+        followed = _followed(report, edge)  # what the audit took off, as the reader sees it of the attribute itself
         for side in SIDES:
             truth, off = (_side(both[key], side) for key in ("column", "off"))
+            off = off.less(followed[0] / slope, followed[1] / slope)
             off = off.less(0.0, abs(truth.value + off.value) * slope_se / slope)
             said[side] = {"column": _estimate(truth), "audit": _edge(edge, side), "agrees": _estimate(off)}
         truth = _side(both["column"], "adjusted")
@@ -216,6 +218,15 @@ def agreement(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, list[int]]:
 
 def _side(found: Association, side: str) -> Effect:
     return found.adjusted if side == "adjusted" else found.marginal
+
+
+def _followed(report: Report, edge: Mapping[Any, Any]) -> tuple[float, float]:
+    """The shift that was taken off an edge's scores, and its error; nothing of a reader that does not follow."""
+    if not edge["shift_removed"]:
+        return 0.0, 0.0
+    rows = report.quality[edge["reader"]].follows
+    (row,) = rows[(rows["concept"] == edge["concept"]) & (rows["attribute"] == edge["attribute"])].to_dict("records")
+    return float(row["shift"]), float(row["se"])
 
 
 def _call(effect: Effect, delta: float, alpha: float = 0.05) -> str:

@@ -1,5 +1,7 @@
 """A hidden column as the judge of an audit, on a small world whose hidden attribute is known."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -60,3 +62,17 @@ def test_what_is_hidden_is_neither_told_nor_left_in_the_selection(dataset):
     only = Telling(dataset, GRAPH.without(["view"]))
     assert list(only.attributes) == ["disease"]
     assert CONCEPTS[2].attribute is None
+
+
+def test_what_the_audit_took_off_for_a_reader_that_follows_is_taken_off_here_too(dataset):
+    reader = CornerReader()
+    seen = pd.DataFrame(
+        [["leads", "view", 0.2, 0.01, 0.18, 0.22]], columns=["concept", "attribute", "shift", "se", "low", "high"]
+    )
+    reader.quality = dataclasses.replace(reader.quality, follows=seen)
+    audited = Audit(GRAPH, [reader], n_edited=600).run(CornerEditor(), dataset)
+    said = judged(audited, dataset, dataset.leads)["cells"][CELL]
+    assert said["adjusted"]["audit"][0] - said["adjusted"]["column"][0] == pytest.approx(
+        said["adjusted"]["agrees"][0], abs=0.002
+    )
+    assert said["adjusted"]["agrees"][0] == pytest.approx(-0.2 / 0.8, abs=0.01)
