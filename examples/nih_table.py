@@ -24,6 +24,7 @@ from rich.table import Table
 from causal_cxr.audits.effects import Effect, covariate_columns, design_matrix, g_computation
 from causal_cxr.audits.falsification import falsify_graph, independence_tests
 from causal_cxr.audits.fusion import fuse
+from causal_cxr.data.whole_file import whole_file
 from causal_cxr.graphs import Binary, Categorical, CausalGraph
 from causal_cxr.graphs.discovery import discover, edge_frequencies, one_per_patient
 
@@ -184,11 +185,8 @@ def main() -> None:
 
 
 def write(file: Path, text: str) -> None:
-    """Whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text)
-    partial.rename(file)
+    with whole_file(file) as partial:
+        partial.write_text(text)
 
 
 if __name__ == "__main__":

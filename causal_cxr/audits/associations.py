@@ -75,15 +75,10 @@ def _standardised(
     known = table.loc[factual.index]
     codes = attribute.encode(known[contrast.attribute])
     continuous = isinstance(attribute, Continuous)
+    treatment = contrast.treatment(attribute, codes)
+    keep = ~np.isnan(treatment)
     if continuous:
-        assert contrast.shift
-        treatment = (codes - np.nanmean(codes)) / contrast.shift
-        keep = ~np.isnan(codes)
-    else:
-        assert not isinstance(attribute, Continuous)
-        level, reference = (attribute.levels.index(attribute.check(v)) for v in (contrast.level, contrast.reference))
-        treatment = (codes == level).astype(float)
-        keep = (codes == level) | (codes == reference)
+        treatment = treatment - np.nanmean(treatment)
     for name in complete:
         keep &= known[name].notna().to_numpy()
     scores, patients = factual.loc[keep, columns].to_numpy(dtype=float), factual.loc[keep, "patient"].to_numpy()

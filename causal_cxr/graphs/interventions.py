@@ -60,6 +60,22 @@ class Contrast:
             return f"{self.attribute} {sign} {abs(self.shift):g} {self.unit}".rstrip()
         return f"{self.attribute}: {self.reference} -> {self.level}"
 
+    def treatment(self, attribute: Attribute, codes: np.ndarray) -> np.ndarray:
+        """What unedited images have of the contrast.
+
+        Args:
+            attribute: the graph's.
+            codes: ``(n,)`` as its :meth:`Attribute.encode` gives them.
+
+        Returns:
+            ``(n,)`` 1 at the level and 0 at the reference; of a number, how often the shift goes into it. NaN where the value
+            is missing, or is a level that the question is not about.
+        """
+        if isinstance(attribute, Continuous):
+            return codes / float(self.shift or 1.0)
+        level, reference = (attribute.levels.index(attribute.check(v)) for v in (self.level, self.reference))
+        return np.where(codes == level, 1.0, np.where(codes == reference, 0.0, np.nan))
+
     def apply(self, attribute: Attribute, values: pd.Series) -> tuple[pd.Series, np.ndarray]:
         """New values and the direction of the move.
 

@@ -186,13 +186,8 @@ def _follows(
     concept: str, contrast: Contrast, graph: CausalGraph, codes: np.ndarray, s: np.ndarray, u: np.ndarray, g: np.ndarray
 ) -> list[Any]:
     attribute = graph.attributes[contrast.attribute]
-    if contrast.kind == "shift":
-        x = codes / float(contrast.shift or 1.0)
-        keep = ~np.isnan(x)
-    else:
-        assert not isinstance(attribute, Continuous)
-        level, reference = (attribute.levels.index(attribute.check(v)) for v in (contrast.level, contrast.reference))
-        x, keep = (codes == level).astype(float), (codes == level) | (codes == reference)
+    x = contrast.treatment(attribute, codes)
+    keep = ~np.isnan(x)
     if not keep.any():
         return [concept, contrast.attribute, *[np.nan] * 4]
     ahead = x > np.median(x[keep]) if contrast.kind == "shift" else x == 1

@@ -75,3 +75,12 @@ def test_a_shift_of_what_is_not_continuous_is_refused(shifts):
 def test_a_contrast_that_cannot_be_asked_is_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_what_unedited_images_have_of_a_contrast_is_one_zero_or_not_asked():
+    site = Categorical("site", levels=("a", "b", "c"))
+    level = Contrast("site", "level", level="c", reference="a")
+    np.testing.assert_array_equal(level.treatment(site, np.array([0.0, 1.0, 2.0, np.nan])), [0, np.nan, 1, np.nan])
+    age = Continuous("age", "years", 0, 100)
+    shift = Contrast("age", "shift", shift=20.0, unit="years")
+    np.testing.assert_array_equal(shift.treatment(age, np.array([10.0, np.nan, 60.0])), [0.5, np.nan, 3.0])

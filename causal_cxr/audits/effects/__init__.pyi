@@ -7,7 +7,7 @@ from .multiplicity import benjamini_yekutieli, family_wise_conjunction
 from .paired import paired_effect, rejection_bounds
 from .power import minimum_detectable_effect, patients_needed, planned_effect, power_of, smallest_margin
 from .prediction_powered import PredictionPowered, prediction_powered_difference, prediction_powered_effect
-from .randomisation import FlipTest, draw_signs, multiplier_max_t, signflip_max_t, signflip_test
+from .randomisation import FlipTest, draw_signs, multiplier_max_t, signflip_test
 from .robust import hodges_lehmann, probability_of_improvement
 from .slope_correction import fieller_interval
 from .standardised import SPLINE_POWERS, covariate_columns, design_matrix, g_computation
@@ -51,7 +51,6 @@ __all__ = [
     "probability_of_improvement",
     "pseudo_outcomes",
     "rejection_bounds",
-    "signflip_max_t",
     "signflip_test",
     "smallest_margin",
     "spared",

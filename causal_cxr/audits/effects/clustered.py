@@ -38,3 +38,22 @@ def satterthwaite(own: np.ndarray, shared: np.ndarray) -> float:
 def cluster_sums(values: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
     """``(count, k)`` sums of ``(n, k)`` values within groups."""
     return np.column_stack([np.bincount(groups, weights=column, minlength=count) for column in values.T])
+
+
+def cr2_weights(basis: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """``(n, r)`` weights of the residuals: ``(I - H_g)^(-1/2) Q_g``, by batches of patients with equally many images.
+
+    Args:
+        basis: ``(n, r)`` orthonormal columns Q; ``H_g = Q_g Q_g'`` is a patient's leverage.
+        groups: ``(n,)``.
+    """
+    order = np.argsort(groups, kind="stable")
+    sizes = np.bincount(groups)[groups[order]]
+    weights = np.empty_like(basis)
+    for size in np.unique(sizes):
+        rows = order[sizes == size].reshape(-1, size)
+        left, S, right = np.linalg.svd(basis[rows], full_matrices=False)
+        room = 1 - S**2  # none along a direction that this patient alone decides, where the residual is 0 too
+        grown = np.where(room > 1e-10, S / np.sqrt(np.maximum(room, 1e-10)), 0.0)
+        weights[rows] = (left * grown[:, None]) @ right
+    return weights

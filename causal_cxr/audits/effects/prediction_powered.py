@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import orth
 
-from causal_cxr.audits.effects.clustered import cluster_sums, mean_influence, satterthwaite
+from causal_cxr.audits.effects.clustered import cluster_sums, cr2_weights, mean_influence, satterthwaite
 from causal_cxr.audits.effects.effect import NOTHING, Effect
-from causal_cxr.audits.effects.standardised import cr2_weights
 
 
 @dataclass(frozen=True)

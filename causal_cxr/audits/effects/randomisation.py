@@ -81,11 +81,6 @@ def signflip_test(
     return FlipTest(observed, alone, family)
 
 
-def signflip_max_t(differences: np.ndarray, patients: np.ndarray, *, draws: int = 2_000, seed: int = 0) -> np.ndarray:
-    """``(k,)`` family-wise p of ``theta = 0``: :func:`signflip_test`'s ``p_family``."""
-    return signflip_test(differences, patients, draws=draws, seed=seed).p_family
-
-
 def multiplier_max_t(
     statistic: np.ndarray, influence: np.ndarray, dof: np.ndarray, *, draws: int = 10_000, seed: int = 0
 ) -> np.ndarray:

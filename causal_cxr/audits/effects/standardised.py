@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from causal_cxr.audits.effects.clustered import cluster_sums, mean_influence, satterthwaite
+from causal_cxr.audits.effects.clustered import cluster_sums, cr2_weights, mean_influence, satterthwaite
 from causal_cxr.audits.effects.effect import Effect
 
 SPLINE_POWERS = (1, 2, 3)  #: a continuous covariate enters as a cubic
@@ -91,22 +91,3 @@ def g_computation(
         variance = total
     errors = np.sqrt(variance)
     return [Effect(float(v), float(s), float(d), n, count) for v, s, d in zip(values, errors, dof, strict=True)]
-
-
-def cr2_weights(basis: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """``(n, r)`` weights of the residuals: ``(I - H_g)^(-1/2) Q_g``, by batches of patients with equally many images.
-
-    Args:
-        basis: ``(n, r)`` orthonormal columns Q; ``H_g = Q_g Q_g'`` is a patient's leverage.
-        groups: ``(n,)``.
-    """
-    order = np.argsort(groups, kind="stable")
-    sizes = np.bincount(groups)[groups[order]]
-    weights = np.empty_like(basis)
-    for size in np.unique(sizes):
-        rows = order[sizes == size].reshape(-1, size)
-        left, S, right = np.linalg.svd(basis[rows], full_matrices=False)
-        room = 1 - S**2  # none along a direction that this patient alone decides, where the residual is 0 too
-        grown = np.where(room > 1e-10, S / np.sqrt(np.maximum(room, 1e-10)), 0.0)
-        weights[rows] = (left * grown[:, None]) @ right
-    return weights

@@ -96,14 +96,8 @@ def pose(
         UnanswerableError: too few patients at a level, or no overlap.
     """
     attribute = graph.attributes[contrast.attribute]
-    codes = attribute.encode(table[contrast.attribute])
-    continuous = isinstance(attribute, Continuous)
-    if isinstance(attribute, Continuous):
-        assert contrast.shift
-        keep, treatment = ~np.isnan(codes), codes / contrast.shift
-    else:
-        level, reference = (attribute.levels.index(attribute.check(v)) for v in (contrast.level, contrast.reference))
-        keep, treatment = (codes == level) | (codes == reference), (codes == level).astype(float)
+    treatment = contrast.treatment(attribute, attribute.encode(table[contrast.attribute]))
+    continuous, keep = isinstance(attribute, Continuous), ~np.isnan(treatment)
     keep &= table[sorted(held | needed)].notna().all(axis=1).to_numpy() & ~np.isnan(outcomes).any(axis=1)
     rows = np.flatnonzero(keep)
     treatment, known = treatment[rows], table.iloc[rows]

@@ -99,13 +99,10 @@ def association_given_target(
     Returns:
         standardised differences (g-computation; a continuous attribute enters as a line), one a column.
     """
-    codes, known = attribute.encode(values), target.notna().to_numpy()
+    treatment = contrast.treatment(attribute, attribute.encode(values))
     if isinstance(attribute, Continuous):
-        treatment = (codes - np.nanmean(codes)) / float(contrast.shift or 1.0)
-        keep = known & ~np.isnan(codes)
-    else:
-        level, reference = (attribute.levels.index(attribute.check(v)) for v in (contrast.level, contrast.reference))
-        treatment, keep = (codes == level).astype(float), known & ((codes == level) | (codes == reference))
+        treatment = treatment - np.nanmean(treatment)
+    keep = target.notna().to_numpy() & ~np.isnan(treatment)
     if not keep.any() or len(np.unique(treatment[keep])) < 2 or factual.loc[keep, "patient"].nunique() < 3:
         return [NOTHING] * len(columns)
     label = target[keep]
