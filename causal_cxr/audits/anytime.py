@@ -28,7 +28,7 @@ from causal_cxr.audits.agreement import DIFFER, best_reader, reader_agreement
 from causal_cxr.audits.analyse import Analysis, analyse
 from causal_cxr.audits.associations import associations
 from causal_cxr.audits.cells import SIDES, cell
-from causal_cxr.audits.decisions import INTERNAL
+from causal_cxr.audits.decisions import INTERNAL, sentence
 from causal_cxr.audits.differences import asked_edits, paired_differences
 from causal_cxr.audits.effects import (
     ClusteredSums,
@@ -46,7 +46,7 @@ from causal_cxr.audits.falsification import independence_tests, rejected_at
 from causal_cxr.audits.gates import Gate
 from causal_cxr.audits.obedience import effectiveness_of
 from causal_cxr.audits.plans import Plan
-from causal_cxr.audits.verdicts import MEANING, TABLE, conjunction_p
+from causal_cxr.audits.verdicts import Evidence, families
 from causal_cxr.graphs import CausalGraph, Contrast
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.quality import ReaderQuality
@@ -258,7 +258,10 @@ class StoppingRule:
         edges["refusal"], edges["reason"] = [gate.kind for gate in why], [gate.reason for gate in why]
         edges["path_unsupported"] = edges["declared_path"].astype(bool) & (edges["adjusted_call"] == "no")
         edges["sign"] = np.sign(edges["editor_effect"]).where(edges["frozen"], 0).fillna(0).astype(int)
-        edges["sentence"] = [_sentence(row) for _, row in edges.iterrows()]
+        strength = [f"e = {e:.3g} after {n:,} patients" for e, n in zip(edges["e"], edges["at_patients"], strict=True)]
+        edges["sentence"] = [
+            sentence(row, row["reason"] or said) for (_, row), said in zip(edges.iterrows(), strength, strict=True)
+        ]
         first = ["editor", "attribute", "contrast", "concept", "reader", "verdict", "refusal", "reason", "q", "e",
                  "sentence"]  # fmt: skip
         hidden = (*INTERNAL, *p, "frozen")
@@ -527,33 +530,24 @@ def _calls(cells: pd.DataFrame, side: str, alpha: float) -> np.ndarray:
 def _families(rows: pd.DataFrame, hopeful: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Verdict -> ``(n,)`` e-values: the least of its conjuncts'. ``hopeful`` cells as if the edited sides said all they could.
 
-    A cell whose gate failed has 0. An e-value enters :func:`conjunction_p` as its inverse, which turns the least into the
-    largest; what the edits of a hopeful cell will say, signs and gates included, is free.
+    A cell whose gate failed has 0. An e-value enters as its inverse, a p-value, which turns the least into the largest; what
+    the edits of a hopeful cell will say, signs and gates included, is free.
     """
     hopeful = np.zeros(len(rows), dtype=bool) if hopeful is None else hopeful
-    records = rows.to_dict("records")
-    found: dict[str, list[float]] = {}
-    for rule in TABLE:
-        for row, free in zip(records, hopeful, strict=True):
-            p = {call: {side: _inverse(row[f"{side}_e_{call}"]) for side in SIDES} for call in ("yes", "no")}
-            signs = {side: float(np.sign(row[f"{side}_effect"])) for side in ("adjusted", "marginal")}
-            signs["editor"] = float(row["editor_sign"])
-            gates = row["gates"] if free else (*row["gates"], *row["editor_gates"])
-            direct = {call: 0.0 if free else _inverse(row[f"direct_e_{call}"]) for call in ("yes", "no")}
-            if free:
-                p["yes"]["editor"] = 0.0
-                p["no"]["editor"] = 1.0 if row["blind"] else 0.0
-                other = signs["marginal" if rule.adjusted == "no" else "adjusted"]
-                signs["editor"] = other if rule.sign == "same" else -other
-            worst = 1.0 if gates else conjunction_p(rule, p["yes"], p["no"], signs, bool(row["declared_path"]))
-            split = {rule.verdict: worst}
-            if rule.verdict == "hidden":
-                asked = row["direct_call"] != ""
-                split = {"hidden": max(worst, direct["yes"] if asked else 0.0),
-                         "mediated": max(worst, direct["no"] if asked else 1.0)}  # fmt: skip
-            for verdict, value in split.items():
-                found.setdefault(verdict, []).append(np.inf if value == 0 else 0.0 if value >= 1 else 1 / value)
-    return {verdict: np.array(values) for verdict, values in found.items()}
+    cells = [_evidence(row, bool(free)) for row, free in zip(rows.to_dict("records"), hopeful, strict=True)]
+    with np.errstate(divide="ignore"):
+        return {verdict: np.where(p >= 1, 0.0, 1 / p) for verdict, p in families(cells).items()}
+
+
+def _evidence(row: Mapping[Any, Any], free: bool) -> Evidence:
+    p = {call: {s: _inverse(row[f"{s}_e_{call}"]) for s in (*SIDES, "direct")} for call in ("yes", "no")}
+    signs: dict[str, float | None] = {s: float(np.sign(row[f"{s}_effect"])) for s in ("adjusted", "marginal")}
+    if free:
+        p["yes"] |= dict.fromkeys(EDITED, 0.0)
+        p["no"] |= {"editor": 1.0 if row["blind"] else 0.0, "direct": 0.0}
+    signs["editor"] = None if free else float(row["editor_sign"])
+    refused = bool(row["gates"]) or (not free and bool(row["editor_gates"]))
+    return Evidence(p["yes"], p["no"], signs, bool(row["declared_path"]), row["direct_call"] != "", refused)
 
 
 def _inverse(e: float) -> float:
@@ -563,11 +557,3 @@ def _inverse(e: float) -> float:
 def _estimates_only(frame: pd.DataFrame) -> pd.DataFrame:
     """Without p, q and bounds that suppose a fixed number of patients."""
     return frame.assign(**dict.fromkeys([c for c in ("low", "high", "p", "q") if c in frame], np.nan))
-
-
-def _sentence(row: pd.Series) -> str:
-    numbers = "; ".join(
-        f"{side} {row[f'{side}_effect']:+.2f} [{row[f'{side}_low']:+.2f}, {row[f'{side}_high']:+.2f}]" for side in SIDES
-    )
-    reason = f" ({row['reason']})" if row["reason"] else f" (e = {row['e']:.3g} after {row['at_patients']:,} patients)"
-    return f"{row['contrast']} on {row['concept']}: {row['verdict']}{reason}: {MEANING[row['verdict']]}; {numbers}."

@@ -1,12 +1,15 @@
 """From cells to verdicts: one family a verdict kind, and every verdict in a sentence."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from causal_cxr.audits.cells import BLIND_SLOPE, SIDES
 from causal_cxr.audits.effects import benjamini_yekutieli
 from causal_cxr.audits.gates import Gate
-from causal_cxr.audits.verdicts import MEANING, TABLE, conjunction_p, verdict_of
+from causal_cxr.audits.verdicts import MEANING, Evidence, families, verdict_of
 
 INTERNAL = ("gates", "blind", "follows")  #: columns of cells that no report shows
 FEASIBLE = 100  #: times the patients at hand; beyond that no number is told
@@ -14,35 +17,11 @@ FEASIBLE = 100  #: times the patients at hand; beyond that no number is told
 
 def decide(cells: pd.DataFrame, alpha: float) -> pd.DataFrame:
     """Verdicts: one family a verdict kind over all cells, BY on the conjunction p."""
-    sides = {side: cells[[f"{side}_p_yes", f"{side}_p_no", f"{side}_effect"]].to_numpy() for side in SIDES}
     verdicts, qs = np.full(len(cells), "undecided", dtype=object), np.full(len(cells), np.nan)
-    refused = cells["gates"].map(bool).to_numpy()
-    for rule in TABLE:
-        p = np.array(
-            [
-                conjunction_p(
-                    rule,
-                    {s: _or_one(v[i, 0]) for s, v in sides.items()},
-                    {s: _or_one(v[i, 1]) for s, v in sides.items()},
-                    {s: float(np.sign(v[i, 2])) for s, v in sides.items()},
-                    bool(cells["declared_path"].iloc[i]),
-                )
-                for i in range(len(cells))
-            ]
-        )
-        p[refused] = 1.0
-        families = {rule.verdict: p}
-        if rule.verdict == "hidden":
-            # Where labelled mediators exist, the direct effect must be shown too, there or absent: "hidden" for want
-            # of a "no" would be a verdict made from a failure to reject.
-            families = {
-                "hidden": np.maximum(p, cells["direct_p_yes"].where(cells["direct_call"] != "", 0.0).to_numpy()),
-                "mediated": np.maximum(p, cells["direct_p_no"].where(cells["direct_call"] != "", 1.0).to_numpy()),
-            }
-        for verdict, conjunction in families.items():
-            q = benjamini_yekutieli(conjunction)
-            taken = q <= alpha
-            verdicts[taken], qs[taken] = verdict, q[taken]
+    for verdict, conjunction in families([_evidence(row) for row in cells.to_dict("records")]).items():
+        q = benjamini_yekutieli(conjunction)
+        taken = q <= alpha
+        verdicts[taken], qs[taken] = verdict, q[taken]
     cells = cells.assign(verdict=verdicts, q=qs)
     # The strongest rival needs no editor, so its family is the cells of one.
     cells["rival_q"] = cells.groupby("editor")["adjusted_p_yes"].transform(lambda p: benjamini_yekutieli(p.to_numpy()))
@@ -54,9 +33,15 @@ def decide(cells: pd.DataFrame, alpha: float) -> pd.DataFrame:
     # The data speak against a declared path, whatever the editor does.
     cells["path_unsupported"] = cells["declared_path"].astype(bool) & (cells["adjusted_call"] == "no")
     cells["sign"] = np.sign(cells["editor_effect"]).where(cells["verdict"] != "undecided", 0).fillna(0).astype(int)
-    cells["sentence"] = [_sentence(row) for _, row in cells.iterrows()]
+    cells["sentence"] = [sentence(row, row["reason"]) for _, row in cells.iterrows()]
     first = ["editor", "attribute", "contrast", "concept", "reader", "verdict", "refusal", "reason", "q", "sentence"]
     return cells[[*first, *[c for c in cells.columns if c not in (*first, *INTERNAL)]]]
+
+
+def _evidence(row: Mapping[Any, Any]) -> Evidence:
+    p = {call: {s: _or_one(row[f"{s}_p_{call}"]) for s in (*SIDES, "direct")} for call in ("yes", "no")}
+    signs = {side: float(np.sign(row[f"{side}_effect"])) for side in SIDES}
+    return Evidence(p["yes"], p["no"], signs, bool(row["declared_path"]), row["direct_call"] != "", bool(row["gates"]))
 
 
 def _or_one(p: float) -> float:
@@ -86,9 +71,10 @@ def _why(row: pd.Series) -> Gate:
     return Gate("more patients", still)
 
 
-def _sentence(row: pd.Series) -> str:
+def sentence(row: pd.Series, aside: str) -> str:
+    """A verdict with its three numbers; ``aside`` (a reason, how strong the evidence is) in brackets."""
     numbers = "; ".join(
         f"{side} {row[f'{side}_effect']:+.2f} [{row[f'{side}_low']:+.2f}, {row[f'{side}_high']:+.2f}]" for side in SIDES
     )
-    reason = f" ({row['reason']})" if row["reason"] else ""
-    return f"{row['contrast']} on {row['concept']}: {row['verdict']}{reason}: {MEANING[row['verdict']]}; {numbers}."
+    said = f" ({aside})" if aside else ""
+    return f"{row['contrast']} on {row['concept']}: {row['verdict']}{said}: {MEANING[row['verdict']]}; {numbers}."

@@ -1,7 +1,10 @@
 """Verdicts: the design's table as data. Yes and no each need a rejection; everything else is undecided."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 Call = Literal["yes", "no", "undecided"]
 
@@ -51,23 +54,59 @@ TABLE: tuple[Rule, ...] = (
 
 
 def conjunction_p(
-    rule: Rule, p_yes: dict[str, float], p_no: dict[str, float], signs: dict[str, float], path: bool
+    rule: Rule, p_yes: Mapping[str, float], p_no: Mapping[str, float], signs: Mapping[str, float | None], path: bool
 ) -> float:
     """p of a verdict: the largest of its conjuncts' p-values; 1 where sign or declared path do not fit.
 
     Args:
         p_yes, p_no: by side (``editor``, ``adjusted``, ``marginal``).
-        signs: of the three estimates.
+        signs: of the three estimates; None, of the editor's, is not known yet and fits any.
         path: whether the graph declares a directed path.
     """
     if rule.path is not None and rule.path != path:
         return 1.0
-    if rule.sign is not None:
+    if rule.sign is not None and signs["editor"] is not None:
         other = "marginal" if rule.adjusted == "no" else "adjusted"
         if (signs["editor"] == signs[other]) != (rule.sign == "same"):
             return 1.0
     calls = {"editor": rule.editor, "adjusted": rule.adjusted, "marginal": rule.marginal}
     return max((p_yes if call == "yes" else p_no)[side] for side, call in calls.items() if call is not None)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one cell has to say for and against each verdict.
+
+    Attributes:
+        p_yes, p_no: by side, ``direct`` among them; of e-values their inverses, which are p-values too.
+        signs: as in :func:`conjunction_p`.
+        path: whether the graph declares a directed path.
+        has_direct: whether labelled mediators exist, so that the direct effect is asked for.
+        refused: whether a gate failed: no verdict then.
+    """
+
+    p_yes: Mapping[str, float]
+    p_no: Mapping[str, float]
+    signs: Mapping[str, float | None]
+    path: bool
+    has_direct: bool
+    refused: bool
+
+
+def families(cells: Sequence[Evidence]) -> dict[str, np.ndarray]:
+    """Verdict -> ``(n,)`` p of its conjunction in each cell: one family a verdict kind.
+
+    Where labelled mediators exist, the direct effect must be shown too, there (``hidden``) or absent (``mediated``): "hidden" for
+    want of a "no" would be a verdict made from a failure to reject.
+    """
+    found: dict[str, np.ndarray] = {}
+    for rule in TABLE:
+        p = np.array([1.0 if c.refused else conjunction_p(rule, c.p_yes, c.p_no, c.signs, c.path) for c in cells])
+        found[rule.verdict] = p
+        if rule.verdict == "hidden":
+            found["hidden"] = np.maximum(p, [c.p_yes["direct"] if c.has_direct else 0.0 for c in cells])
+            found["mediated"] = np.maximum(p, [c.p_no["direct"] if c.has_direct else 1.0 for c in cells])
+    return found
 
 
 def verdict_of(calls: dict[str, Call], signs: dict[str, float], path: bool) -> str:
