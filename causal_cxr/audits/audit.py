@@ -25,7 +25,7 @@ from causal_cxr.audits.observational.study import ObservationalSide, observation
 from causal_cxr.audits.plans import plan
 from causal_cxr.audits.report import ComponentPicture, GalleryItem, Report
 from causal_cxr.audits.store import FACTUAL, load_composition, load_gallery, load_ledger, load_looks, load_measurements
-from causal_cxr.audits.trials import Trials
+from causal_cxr.audits.trials import DEFAULT, Trials
 from causal_cxr.audits.unnamed import UnnamedSearch
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.editors.editor import Editor
@@ -68,7 +68,7 @@ class Audit:
         labelled_outcomes: whether what an attribute does to the other labelled attributes is decided about too, where a
             concept reads them.
         trials: how many images are edited back and at other doses, which tells the editors' limits and whether effects grow
-            with the dose; the least unless given.
+            with the dose; None: nothing is tried, and limits that rest on it are unknown.
         steps: of continuous attributes, other shifts to ask for, as multiples of the contrast's.
         may_touch: attribute -> regions of the image (``corners``, ``border``, ``markers``, ``lettering``) that its edit may
             change; elsewhere such a change is a limit of the editor (:func:`causal_cxr.audits.limits.limits`).
@@ -95,7 +95,7 @@ class Audit:
         concepts: Sequence[str] | None = None,
         labelled_outcomes: bool = False,
         unnamed: UnnamedSearch | None = None,
-        trials: Trials | None = None,
+        trials: Trials | None = DEFAULT,
         steps: Sequence[float] = (),
         may_touch: Mapping[str, Collection[str]] | None = None,
         observational: bool = False,
@@ -118,7 +118,7 @@ class Audit:
         self.interventions = tuple(interventions or default_contrasts(graph))
         self.alpha, self.smallest_effect, self.n_edited = alpha, smallest_effect, n_edited
         self.labelled_outcomes, self.unnamed, self.stopping = labelled_outcomes, unnamed, stopping
-        self.trials, self.steps = trials or Trials(), tuple(steps)
+        self.trials, self.steps = trials, tuple(steps)
         self.may_touch, self.observational = may_touch, observational
 
     def run(
@@ -180,7 +180,7 @@ class Audit:
             "alpha": self.alpha,
             "smallest_effect": self.smallest_effect,
             "labelled_outcomes": self.labelled_outcomes,
-            "trials": {**asdict(self.trials), "doses": list(self.trials.doses)},
+            "trials": None if self.trials is None else {**asdict(self.trials), "doses": list(self.trials.doses)},
             "steps": list(self.steps),
             "may_touch": None if self.may_touch is None else {k: sorted(v) for k, v in self.may_touch.items()},
             "observational": self.observational,

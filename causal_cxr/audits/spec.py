@@ -133,7 +133,7 @@ class AuditSpec(_Block):
     n_edited: int | None = Field(default=None, gt=0)
     labelled_outcomes: bool = False
     unnamed: UnnamedBlock | None = None
-    trials: TrialsBlock | None = None
+    trials: TrialsBlock = TrialsBlock()
     steps: list[float] = []
     may_touch: dict[str, list[Literal["corners", "border", "markers", "lettering"]]] | None = None
     observational: bool = False
@@ -185,7 +185,7 @@ class AuditSpec(_Block):
             graph, readers, interventions=self.contrasts(graph), alpha=self.alpha,
             smallest_effect=self.smallest_effect, n_edited=self.n_edited, concepts=self.concepts,
             labelled_outcomes=self.labelled_outcomes, unnamed=self.search(readers),
-            trials=None if self.trials is None else Trials(**{**dict(self.trials), "doses": tuple(self.trials.doses)}),
+            trials=Trials(**{**dict(self.trials), "doses": tuple(self.trials.doses)}),
             steps=self.steps, may_touch=self.may_touch, observational=self.observational,
             stopping=None if self.stopping is None else Anytime(**dict(self.stopping)),
         )  # fmt: skip

@@ -51,6 +51,9 @@ class Trials:
             raise ValueError("Edit one image or more back, and at other doses.")
 
 
+DEFAULT = Trials()  #: what an audit tries unless told otherwise
+
+
 def carry_out_once(stem: Path, settings: Mapping[str, Any], carry_out: Callable[[], "Tried"]) -> None:
     """``<stem>.parquet`` and ``.json``, unless they are there with the same settings."""
     told = stem.with_suffix(".json")

@@ -165,3 +165,12 @@ def test_models_that_can_be_moved_are_and_others_are_left_alone():
     audit.run({"moved": moved, "fixed": CornerEditor()}, CornerDataset(60), device="meta")
     audit.run(still, CornerDataset(60))
     assert (moved.where, still.where) == ("meta", "cpu")
+
+
+def test_an_audit_may_try_nothing_beside_its_edits_and_then_knows_less_of_its_editor():
+    spare = Audit(GRAPH, [CornerReader()], n_edited=100, trials=None).run(CornerEditor(), CornerDataset(400), seed=1)
+    usual = Audit(GRAPH, [CornerReader()], n_edited=100).run(CornerEditor(), CornerDataset(400), seed=1)
+    pd.testing.assert_frame_equal(spare.edges, usual.edges)
+    assert spare.provenance["ledger"]["editor"] < usual.provenance["ledger"]["editor"]
+    unknown = spare.limits[spare.limits["kind"].isin(["composition", "reversibility"])]
+    assert set(unknown["state"]) == {"unknown"}
