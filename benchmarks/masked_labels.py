@@ -185,7 +185,8 @@ def beside_the_column(
             report.graph, table, frame, {"column": None, "off": None}, contrast, np.intersect1d(edited, rows.index)
         )
         said: dict[str, Any] = {"n_labelled": int(known.sum()), "delta": _number(edge["delta"])}
-        followed = _followed(report, edge)  # what the audit took off, as the reader sees it of the attribute itself
+        seen = report.quality[edge["reader"]].shift_along(name, contrast, report.graph.attributes[contrast.attribute])
+        followed = seen if edge["shift_removed"] and seen is not None else (0.0, 0.0)  # what the audit took off
         for side in SIDES:
             truth, off = (_side(both[key], side) for key in ("column", "off"))
             off = off.less(followed[0] / slope, followed[1] / slope)
@@ -218,15 +219,6 @@ def agreement(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, list[int]]:
 
 def _side(found: Association, side: str) -> Effect:
     return found.adjusted if side == "adjusted" else found.marginal
-
-
-def _followed(report: Report, edge: Mapping[Any, Any]) -> tuple[float, float]:
-    """The shift that was taken off an edge's scores, and its error; nothing of a reader that does not follow."""
-    if not edge["shift_removed"]:
-        return 0.0, 0.0
-    rows = report.quality[edge["reader"]].follows
-    (row,) = rows[(rows["concept"] == edge["concept"]) & (rows["attribute"] == edge["attribute"])].to_dict("records")
-    return float(row["shift"]), float(row["se"])
 
 
 def _call(effect: Effect, delta: float, alpha: float = 0.05) -> str:

@@ -84,8 +84,12 @@ def heard_with_a_witness(edges: pd.DataFrame, others: pd.DataFrame, apart: Colle
 
 
 def _bears_out(edge: Mapping[Any, Any], second: Mapping[Any, Any], apart: Collection[frozenset[str]]) -> bool:
-    """Whether a second reader, apart from the first and not blind, makes both of its calls, with the same signs."""
+    """Whether a second reader, apart from the first and not blind, makes both of its calls, with the same signs.
+
+    Not where it is unknown what either sees of the attribute: then two readers with one bias would bear each other out.
+    """
     able = not second["blind"] and all(gate.kind == FOLLOWS for gate in second["gates"])
+    able = able and all(one["shift_removed"] or not one["follows"] for one in (edge, second))
     if not able or frozenset((edge["reader"], second["reader"])) not in apart:
         return False
     return all(

@@ -11,7 +11,7 @@ from causal_cxr.audits.associations import Association
 from causal_cxr.audits.differences import crossings, edit_bounds
 from causal_cxr.audits.effects import NOTHING, Effect, paired_effect
 from causal_cxr.audits.gates import Gate
-from causal_cxr.graphs import CausalGraph, Contrast
+from causal_cxr.graphs import Attribute, CausalGraph, Contrast
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.quality import ReaderQuality
 
@@ -48,7 +48,11 @@ def cell(
             frame = frame[frame["orientation"] == orientation]
         return paired_effect(frame[column].to_numpy(), frame["patient"].to_numpy())
 
-    shift = _followed(quality, concept, contrast, slope, delta) if readable else _Followed()
+    shift = (
+        _followed(quality, concept, contrast, graph.attributes[contrast.attribute], slope, delta)
+        if readable
+        else _Followed()
+    )
     raw = {"editor": of("total"), "adjusted": seen.adjusted, "marginal": seen.marginal, "direct": of("direct"),
            "up": of("total", 1), "down": of("total", -1)}  # fmt: skip
     seen_of_concept = {side: e.less(shift.value, shift.se) for side, e in raw.items()}
@@ -105,7 +109,7 @@ def cell(
 
 @dataclass(frozen=True)
 class _Followed:
-    """What a reader sees of the attribute in the concept's place; nothing is taken off where it cannot be told."""
+    """What a reader sees of the attribute in the concept's place; nothing is taken off where its size is not known."""
 
     follows: bool = False
     unknown: bool = False
@@ -113,19 +117,16 @@ class _Followed:
     se: float = 0.0
 
 
-def _followed(quality: ReaderQuality, concept: Concept, contrast: Contrast, slope: float, delta: float) -> _Followed:
+def _followed(
+    quality: ReaderQuality, concept: Concept, contrast: Contrast, attribute: Attribute, slope: float, delta: float
+) -> _Followed:
     """Whether the reader may follow the attribute by more than :data:`FOLLOW_SHARE` of delta, and by how much, in scores.
 
-    Of an attribute with several levels one that is followed is enough; which it is the table does not say, so nothing is
-    taken off there.
+    Of an attribute with several levels one that is followed is enough.
     """
-    about = quality.follows
-    rows = about[(about["concept"] == concept.name) & (about["attribute"] == contrast.attribute)]
-    bounds = rows[["low", "high"]].to_numpy(dtype=float) / slope
+    bounds = quality.follow_bounds(concept.name, contrast.attribute) / slope
     if np.isnan(bounds).any():
         return _Followed(unknown=True)
     if not ((bounds[:, 0] > FOLLOW_SHARE * delta) | (bounds[:, 1] < -FOLLOW_SHARE * delta)).any():
         return _Followed()
-    if len(rows) > 1:
-        return _Followed(follows=True)
-    return _Followed(True, False, float(rows["shift"].iloc[0]), float(rows["se"].iloc[0]))
+    return _Followed(True, False, *(quality.shift_along(concept.name, contrast, attribute) or ()))

@@ -328,9 +328,8 @@ def _within(frame: pd.DataFrame, members: np.ndarray) -> pd.DataFrame:
 
 
 def _follower(quality: ReaderQuality, concept: str, attribute: str, most: float) -> str:
-    follows = quality.follows
-    mine = follows[(follows["concept"] == concept) & (follows["attribute"] == attribute)]
-    if ((mine["low"] > most) | (mine["high"] < -most)).any():
+    bounds = quality.follow_bounds(concept, attribute)
+    if ((bounds[:, 0] > most) | (bounds[:, 1] < -most)).any():
         return f"the reading of {concept} follows {attribute} itself"
     return ""
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from causal_cxr.graphs import Attribute, Categorical, CausalGraph, Continuous, Contrast, default_contrasts
+from causal_cxr.graphs import Attribute, Binary, Categorical, CausalGraph, Continuous, Contrast, default_contrasts
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.concordance import Concordance, auroc, calibration_error, calibration_interval, concordance
 
@@ -58,6 +58,24 @@ class ReaderQuality:
             pd.DataFrame(columns=list(WITHIN)),
             pd.DataFrame(columns=list(FOLLOWS)),
         )
+
+    def follow_bounds(self, concept: str, attribute: str) -> np.ndarray:
+        """``(k, 2)`` bounds of the concept's shifts with an attribute, one row a contrast of it that was looked at."""
+        about = self.follows
+        rows = about[(about["concept"] == concept) & (about["attribute"] == attribute)]
+        return rows[["low", "high"]].to_numpy(dtype=float)
+
+    def shift_along(self, concept: str, contrast: Contrast, attribute: Attribute) -> tuple[float, float] | None:
+        """By how much the score shifts along a contrast while the concept stays, and its error.
+
+        ``None`` where that is not known: of two levels only is it clear which way the shift was taken, and how far.
+        """
+        about = self.follows
+        rows = about[(about["concept"] == concept) & (about["attribute"] == contrast.attribute)]
+        if not isinstance(attribute, Binary) or len(rows) != 1 or rows["shift"].isna().any():
+            return None
+        sign = 1.0 if attribute.check(contrast.level) == attribute.levels[1] else -1.0
+        return sign * float(rows["shift"].iloc[0]), float(rows["se"].iloc[0])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

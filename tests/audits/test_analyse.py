@@ -586,3 +586,28 @@ def test_an_undecided_cell_has_a_type_that_says_what_would_mend_it(oracle: Analy
     assert set(undecided["refusal"]) <= set(REFUSALS)
     assert (undecided["refusal"] != "").all()
     assert (oracle.edges.loc[oracle.edges["verdict"] != "undecided", "refusal"] == "").all()
+
+
+def test_what_a_reader_sees_of_the_attribute_is_taken_off_along_the_contrast_whichever_way_it_runs(
+    world: World,
+) -> None:
+    back = (Contrast("view", "flip", level="PA", reference="AP"),)
+    forth = run(world, world.measure(FLIP), quality=follower(0.2))
+    other = run(world, world.measure(back), contrasts=back, quality=follower(0.2))
+    there, returned = cell(forth, "view", "of_view"), cell(other, "view", "of_view")
+    assert (there.shift_removed, returned.shift_removed) == (0.2, -0.2)
+    assert returned.marginal_effect == pytest.approx(-there.marginal_effect, abs=0.02)
+
+
+def test_readers_whose_shift_has_no_known_size_do_not_bear_each_other_out(world: World) -> None:
+    """That two readers see something of age says not how much of it a shift by so many years brings."""
+    columns = ["concept", "attribute", "shift", "se", "low", "high"]
+    seen = pd.DataFrame([["of_age_only", "age", 0.3, 0.01, 0.28, 0.32]], columns=columns)
+    older = (Contrast("age", "shift", shift=20.0, unit="years"),)
+    table = world.measure(older)
+    scores = table[COLUMN].rename(columns={c: c.replace("r/", "s/") for c in COLUMN})
+    quality = dict.fromkeys("rs", replace(known(), follows=seen))
+    found = analyse(table.join(scores), world.attributes, GRAPH, older, dict.fromkeys("rs", CONCEPTS), quality,
+                    apart=[frozenset("rs")])  # fmt: skip
+    edge = cell(found, "age", "of_age_only")
+    assert (edge.refusal, edge.witness, edge.shift_removed) == ("reader follows", "", 0.0)

@@ -1,4 +1,4 @@
-"""Frames as strict JSON (RFC 8259: no NaN, no Infinity), read back with the same values and dtypes."""
+"""Frames as rows for a page, and as strict JSON (RFC 8259: no NaN, no Infinity), read back with the same values and dtypes."""
 
 import math
 from collections.abc import Mapping
@@ -24,6 +24,11 @@ def frame_from_json(content: Mapping[str, Any]) -> pd.DataFrame:
     [0.5, nan, -inf]
     """
     return pd.DataFrame({name: _column_from_json(column) for name, column in content.items()}, columns=list(content))
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows by column name."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def strict(value: Any) -> Any:

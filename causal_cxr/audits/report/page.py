@@ -15,6 +15,7 @@ from causal_cxr.audits.limits import KINDS, statement
 from causal_cxr.audits.obedience import EFFECTIVE_RATIO
 from causal_cxr.audits.report import pictures
 from causal_cxr.audits.report.checks import checks, editor_null
+from causal_cxr.audits.report.frames import records
 from causal_cxr.audits.verdicts import MEANING
 from causal_cxr.readers.quality import blind_spots
 
@@ -86,11 +87,6 @@ def notebook(report: "Report") -> str:
     return template.render(
         provenance=report.provenance, editors=_editors(report), cells=_cells(report), looks=looks, pictures=pictures
     )
-
-
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows by column name."""
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def signed(value: Any, digits: int = 2) -> str:

@@ -13,7 +13,7 @@ from causal_cxr.audits.differences import asked_edits, paired_differences
 from causal_cxr.audits.effects import NOTHING, Effect
 from causal_cxr.audits.obedience import effectiveness_of
 from causal_cxr.audits.report import Report
-from causal_cxr.audits.report.page import records
+from causal_cxr.audits.report.frames import records
 from causal_cxr.audits.shortcuts import carriers as carrying
 from causal_cxr.audits.shortcuts import leaks
 from causal_cxr.audits.shortcuts.decisions import Rule, threshold_of

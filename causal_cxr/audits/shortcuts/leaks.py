@@ -10,7 +10,7 @@ import pandas as pd
 from causal_cxr.audits.cells import BLIND_SLOPE, FOLLOW_SHARE
 from causal_cxr.audits.effects import NOTHING, Effect, paired_effect
 from causal_cxr.audits.shortcuts.moments import product_ratio
-from causal_cxr.graphs import Attribute, Binary, Contrast
+from causal_cxr.graphs import Attribute, Contrast
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.quality import ReaderQuality
 from causal_cxr.readers.reader import Reader
@@ -98,7 +98,7 @@ def read_leaks(
         q: Any = reader.quality.concepts.loc[concept.name]
         raw = paired_effect(paired[f"{reader.name}/{concept.name}"].to_numpy(), paired["patient"].to_numpy())
         if merit > 0:
-            raw = raw.less(*_seen_of_attribute(reader.quality, concept, contrast, attribute))
+            raw = raw.less(*(reader.quality.shift_along(concept.name, contrast, attribute) or (0.0, 0.0)))
         effect = raw.scaled(float(q["slope"]), float(q["slope_se"])).unsettled() if merit > 0 else raw
         blind = not merit >= BLIND_SLOPE
         p_moved, p_unmoved = (1.0 if np.isnan(p) else p for p in (effect.p_yes(delta), effect.p_no(delta)))
@@ -166,21 +166,7 @@ def _standing(quality: ReaderQuality, concept: Concept, attribute: str, delta: f
     """Whether the reader may follow the attribute too far, and the lower end of its slope (-1 = unknown)."""
     q: Any = quality.concepts.loc[concept.name]
     low, slope = float(q["slope_low"]), float(q["slope"])
-    about = quality.follows
-    mine = about[(about["concept"] == concept.name) & (about["attribute"] == attribute)]
-    bounds = mine[["low", "high"]].to_numpy(dtype=float) / slope
+    bounds = quality.follow_bounds(concept.name, attribute) / slope
     far = FOLLOW_SHARE * delta
     follows = bool((np.isnan(bounds) | (bounds * np.array([1, -1]) > far)).any()) if low > 0 else False
     return follows, -1.0 if np.isnan(low) else low
-
-
-def _seen_of_attribute(
-    quality: ReaderQuality, concept: Concept, contrast: Contrast, attribute: Attribute
-) -> tuple[float, float]:
-    """By how much the reader's score shifts with the attribute while the concept stays, along the contrast, and its error."""
-    about = quality.follows
-    mine = about[(about["concept"] == concept.name) & (about["attribute"] == contrast.attribute)]
-    if not isinstance(attribute, Binary) or len(mine) != 1 or mine["shift"].isna().any():
-        return 0.0, 0.0
-    sign = 1.0 if contrast.level == attribute.levels[1] else -1.0
-    return sign * float(mine["shift"].iloc[0]), float(mine["se"].iloc[0])
