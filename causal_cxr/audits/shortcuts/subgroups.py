@@ -69,7 +69,7 @@ def _levels(attribute: Attribute, values: pd.Series) -> dict[str, np.ndarray]:
         return {str(level): (values == level).to_numpy(dtype=bool) for level in attribute.levels}
     cuts = values.dropna().quantile([0.25, 0.5, 0.75]).to_numpy()
     quarter = np.where(values.isna(), -1, np.digitize(values.to_numpy(dtype=float), cuts))
-    ends = [f"{attribute.low:g}", *(f"{cut:g}" for cut in cuts), f"{attribute.high:g}"]
+    ends = [f"{attribute.low:g}", *(f"{cut:.3g}" for cut in cuts), f"{attribute.high:g}"]  # as they are told
     return {f"{ends[q]} to {ends[q + 1]} {attribute.unit}": quarter == q for q in range(4)}
 
 

@@ -106,7 +106,8 @@ def rank(rows: pd.DataFrame) -> pd.DataFrame:
 def sentence(row: pd.Series) -> str:
     """The verdict with its numbers, in words."""
     reason = f" ({row['reason']})" if row["reason"] else ""
-    note = " Its cause by the declared graph, which makes it no less a reliance to justify." if row["ancestor"] else ""
+    note = " Its cause by the declared graph, which makes it no less a reliance to justify."
+    note = note if row["ancestor"] and row["verdict"].startswith("reliance") else ""
     if np.isnan(row["gain"]):
         return f"{row['model']}, {row['contrast']}: {row['verdict']}{reason}.{note}"
     flips = (
