@@ -11,14 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from causal_cxr.audits.acceptance import patient_groups
 from causal_cxr.audits.associations import marginal_association
 from causal_cxr.audits.changes import GUARDED, REST
 from causal_cxr.audits.differences import paired_differences
-from causal_cxr.audits.effects import Effect, paired_effect
-from causal_cxr.audits.effects.clustered import mean_influence
+from causal_cxr.audits.effects import Effect, paired_effect, paired_ratio
 from causal_cxr.audits.looks import Looks
 from causal_cxr.audits.obedience import EFFECTIVE_RATIO, best_readers
 from causal_cxr.graphs import CausalGraph, Continuous, Contrast
@@ -358,26 +356,8 @@ def _share(values: pd.Series, patients: pd.Series) -> _Found:
 
 
 def _ratio(above: pd.Series, below: pd.Series, patients: pd.Series, why: str = "") -> _Found:
-    """Ratio of means, with Fieller's interval (1954) from patient-clustered (co)variances; all numbers where ``below`` may be 0."""
-    pair = np.column_stack([above.to_numpy(dtype=float), below.to_numpy(dtype=float)])
-    known = ~np.isnan(pair).any(axis=1)
-    pair, who = pair[known], np.unique(patients.to_numpy()[known], return_inverse=True)[1]
-    count = int(who.max()) + 1 if len(who) else 0
-    if count < 3:
-        return _Found(*NONE, why)
-    a, b = mean = pair.mean(axis=0)
-    influence, dof = mean_influence(pair - mean, who, count)
-    (vaa, vab), (_, vbb) = influence.T @ influence * stats.t.ppf(0.975, dof) ** 2
-    value = a / b if b else float(np.copysign(np.inf, a)) if a else float("nan")
-    steep, middle, flat = b**2 - vbb, a * b - vab, a**2 - vaa
-    if not b:  # nothing changes but what is above the line: for sure, or not
-        low, high = (np.inf, np.inf) if flat > 0 and a > 0 else (-np.inf, np.inf)
-    elif steep > 0:
-        half = np.sqrt(max(middle**2 - steep * flat, 0.0))
-        low, high = (middle - half) / steep, (middle + half) / steep
-    else:
-        low, high = -np.inf, np.inf
-    return _Found(float(value), float(low), float(high), len(pair), count, why)
+    found = paired_ratio(above.to_numpy(dtype=float), below.to_numpy(dtype=float), patients.to_numpy())
+    return _Found(found.value, found.low, found.high, found.n, found.patients, why)
 
 
 def _over(effect: Effect, expected: Effect) -> _Found:

@@ -8,8 +8,8 @@ from .paired import paired_effect, rejection_bounds
 from .power import minimum_detectable_effect, patients_needed, planned_effect, power_of, smallest_margin
 from .prediction_powered import PredictionPowered, prediction_powered_difference, prediction_powered_effect
 from .randomisation import FlipTest, draw_signs, multiplier_max_t, signflip_test
+from .ratios import fieller_interval, paired_ratio
 from .robust import hodges_lehmann, probability_of_improvement
-from .slope_correction import fieller_interval
 from .standardised import SPLINE_POWERS, covariate_columns, design_matrix, g_computation
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "minimum_detectable_effect",
     "multiplier_max_t",
     "paired_effect",
+    "paired_ratio",
     "patients_needed",
     "planned_effect",
     "power_of",
