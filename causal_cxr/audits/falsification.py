@@ -6,7 +6,7 @@ words.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Literal
@@ -26,7 +26,12 @@ COLUMNS = ("a", "b", "given", "correlation", "low", "high", "p", "rejected", "n"
 
 
 def independence_tests(
-    graph: CausalGraph, table: pd.DataFrame, patients: np.ndarray, *, alpha: float = 0.05
+    graph: CausalGraph,
+    table: pd.DataFrame,
+    patients: np.ndarray,
+    *,
+    alpha: float = 0.05,
+    statements: Iterable[tuple[str, str, frozenset[str]]] | None = None,
 ) -> pd.DataFrame:
     """Test every independence that the graph implies and the labelled columns could refute.
 
@@ -39,6 +44,7 @@ def independence_tests(
         table: ``n`` rows, typed by the graph; a statement's test leaves out rows that miss one of its attributes.
         patients: ``(n,)`` ids.
         alpha: family-wise level.
+        statements: (a, b, given) to test in place of what the graph implies; it then only says how columns are typed.
 
     Returns:
         One row a statement: attributes ``a`` and ``b``, ``given`` (comma-separated), the correlation with its 95% interval,
@@ -48,7 +54,7 @@ def independence_tests(
     from statsmodels.stats.multitest import multipletests
 
     rows = []
-    for a, b, given in graph.implied_independences():
+    for a, b, given in graph.implied_independences() if statements is None else statements:
         effects, n = _dependences(graph, table, patients, a, b, given)
         found = max(effects, key=lambda e: abs(e.value) / e.se, default=None)
         if found is None:

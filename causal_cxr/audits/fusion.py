@@ -12,7 +12,7 @@ way to decide the circles implies it (:func:`causal_cxr.graphs.discovery.possibl
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,8 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 
-from causal_cxr.audits.falsification import COLUMNS, independence_tests
+from causal_cxr.audits.falsification import independence_tests
 from causal_cxr.graphs import Binary, CausalGraph, Continuous
-from causal_cxr.graphs.attributes import Attribute
 from causal_cxr.graphs.discovery import Discovered, Mark, MarkedEdge, Separation, ancestral_edges, separator
 from causal_cxr.graphs.discovery.discovered import contradict
 
@@ -118,8 +117,6 @@ class Fused:
         Raises:
             ValueError: a column of scores that is no concept of this graph.
         """
-        from statsmodels.stats.multitest import multipletests
-
         read = [] if scores is None else [str(name) for name in scores]
         unknown = [name for name in read if name not in self.concepts]
         if unknown:
@@ -127,20 +124,11 @@ class Fused:
         columns = table[list(self.graph.labelled)]
         if scores is not None:
             columns = pd.concat([columns, scores.set_axis(table.index)], axis=1)
-        types = {name: self.graph.attributes[name] for name in self.graph.labelled}
-        types |= {name: Continuous(name, unit="score", low=0.0, high=1.0) for name in read}
-        tests = [
-            independence_tests(_implying(types, *statement), columns, patients, alpha=alpha)
-            for statement in self.independences(read)
-        ]
-        if not tests:
-            return pd.DataFrame(columns=list(COLUMNS)).astype({"rejected": bool})
-        frame = pd.concat(tests, ignore_index=True)
-        tested = frame["p"].notna().to_numpy()
-        if tested.any():
-            rejected, corrected, *_ = multipletests(frame.loc[tested, "p"], alpha=alpha, method="holm")
-            frame.loc[tested, "p"], frame.loc[tested, "rejected"] = corrected, rejected
-        return frame
+        typed = [self.graph.attributes[name] for name in self.graph.labelled]
+        typed += [Continuous(name, unit="score", low=0.0, high=1.0) for name in read]
+        return independence_tests(
+            CausalGraph(typed), columns, patients, alpha=alpha, statements=self.independences(read)
+        )
 
     def to_causal_graph(self) -> CausalGraph:
         """The fused graph as a declaration, if every mark is decided.
@@ -481,8 +469,3 @@ def _parted(found: Separation) -> str:
 
 
 # -- falsification -----------------------------------------------------------------------------------------------------
-def _implying(types: Mapping[str, Attribute], a: str, b: str, given: frozenset[str]) -> CausalGraph:
-    """The graph that implies "``a`` and ``b`` are independent given ``given``" and nothing else."""
-    causes = sorted(given)
-    edges = [*combinations(causes, 2), *((cause, end) for cause in causes for end in (a, b))]
-    return CausalGraph([replace(types[name], hidden=False) for name in (*causes, a, b)], edges)
