@@ -159,7 +159,9 @@ def _diffusion(world: World, steps: int | None) -> Any:
         return DiffusionEditor.from_shipped(name)
     start, count = _start(world), steps or STEPS[DIFFUSION]
     recipe = f"{DIFFUSION}|{world.fingerprint}|{FIT_IMAGES}|{count}|{start.weights_fingerprint}"
-    return start.adapted(_cached(recipe, lambda to: _fit_adapter(world, start, count, to)))
+    if not _unspoken(world):
+        return start.adapted(_cached(recipe, lambda to: _fit_adapter(world, start, count, to)))
+    return DiffusionEditor.from_pretrained(_cached(f"joint {recipe}", lambda to: _fit_whole(world, start, count, to)))
 
 
 def _flamingo(world: World, folder: Path | None) -> Any:
@@ -208,6 +210,23 @@ def _fit_adapter(world: World, start: Any, steps: int, folder: Path, **options: 
     phantom = world.sample(FIT_IMAGES, FIT_SEED)
     fitted = finetune(start, phantom, np.arange(len(phantom)), steps=steps, seed=FIT_SEED, **options)
     fitted.save_adapter(folder, base=start.weights_fingerprint, fitted_on=frozenset(phantom.patients))
+
+
+def _unspoken(world: World) -> set[str]:
+    """Attributes that no caption of the shipped base named: its text encoder never learnt their words."""
+    from causal_cxr.editors import DiffusionEditor
+    from causal_cxr.weights import shipped
+
+    spoken = DiffusionEditor.from_pretrained(shipped(f"{DIFFUSION}-base")).graph_attributes
+    return set(world.declared.labelled) - set(spoken)
+
+
+def _fit_whole(world: World, start: Any, steps: int, folder: Path) -> None:
+    """UNet and text encoder together, as an adapter of the UNet alone cannot teach words."""
+    from causal_cxr.editors.finetune import Joint, finetune
+
+    phantom = world.sample(FIT_IMAGES, FIT_SEED)
+    finetune(start, phantom, np.arange(len(phantom)), what=Joint(), steps=steps, seed=FIT_SEED).save(folder)
 
 
 def _start(world: World) -> Any:
