@@ -25,6 +25,7 @@ from causal_cxr.audits.shortcuts.gains import (
     score_column,
     told,
 )
+from causal_cxr.audits.shortcuts.shortfalls import Shortfall, Unedited
 from causal_cxr.audits.shortcuts.subgroups import performance
 from causal_cxr.audits.shortcuts.verdicts import decide, leak_in_words, rank, sentence
 from causal_cxr.graphs import Binary, CausalGraph, Continuous, Contrast
@@ -40,7 +41,8 @@ COLUMNS = (
     "gain_logit_low", "gain_logit_high", "total_gain", "total_gain_low", "total_gain_high", "gain_up", "gain_down",
     "flips_up", "flips_up_low", "flips_up_high", "flips_down", "flips_down_low", "flips_down_high", "absolute", "absolute_low",
     "absolute_high", "moved", "moved_low", "moved_high", "effectiveness", "leak", "leak_concept", "leak_effect", "leak_low",
-    "leak_high", "beyond", "beyond_low", "beyond_high", "bound_low", "bound_high", "data_marginal", "data_marginal_low",
+    "leak_high", "beyond", "beyond_low", "beyond_high", "bound_low", "bound_high", "missing", "missing_low", "missing_high",
+    "made_up", "made_up_low", "made_up_high", "missing_shown", "missing_why", "data_marginal", "data_marginal_low",
     "data_marginal_high", "data_adjusted", "data_adjusted_low", "data_adjusted_high", "association", "association_low",
     "association_high", "association_p", "prevalence", "amount", "confidence", "p_zero", "q_moves", "p_unmoved",
     "patients_needed",
@@ -160,6 +162,8 @@ class Question:
                 [score_column(m) for m in models],
             )  # fmt: skip
             found["rival"] = dict(zip(models, rival, strict=True))
+            signs = [f"{reader.name}/{concept.name}" for reader, concept in self._readable(None)]
+            found["unedited"] = Unedited(self.graph, table, factual, contrast, signs, [score_column(m) for m in models])
         found["prevalence"] = self._prevalence(contrast, table.loc[factual.index], factual["patient"])
         return found
 
@@ -214,8 +218,12 @@ class Question:
                 **_data(about.get("label")), **_leak(read),
             }  # fmt: skip
             candidates = self._candidates(contrast.attribute, report)
+            short: Mapping[str, Shortfall] = {}
+            if frame is not None and not legitimate and self._holds_others(contrast, held[contrast.name]):
+                short = about["unedited"].shortfalls(frame)
             for model, threshold in thresholds.items():
-                row = self._row(model, frame, total[contrast.name], threshold, read, by_target, common)
+                missing = short.get(score_column(model))
+                row = self._row(model, frame, total[contrast.name], threshold, read, by_target, missing, common)
                 rows[model].append(row | _rival(about.get("rival", {}).get(model)))
                 if frame is not None and not legitimate and candidates:
                     of_these = {c: f for c, f in alone.items() if c in {k.name for _, k in candidates}}
@@ -238,7 +246,7 @@ class Question:
 
     def _row(
         self, model: str, frame: pd.DataFrame | None, total: pd.DataFrame | None, threshold: float,
-        read: tuple[leaks.Reading, ...], by_target: pd.DataFrame | None, common: Mapping[str, Any],
+        read: tuple[leaks.Reading, ...], by_target: pd.DataFrame | None, short: Shortfall | None, common: Mapping[str, Any],
     ) -> dict[str, Any]:  # fmt: skip
         delta, column = self.smallest_effect, score_column(model)
         gain, numbers = gain_of(frame, total, model, threshold, delta)
@@ -249,6 +257,7 @@ class Question:
             left = [leaks.explained(column, frame, by_target, r, alpha=self.alpha) for r in read]
             beyond = min((e for e in left if e.n), key=lambda e: e.value * np.sign(gain.value), default=NOTHING)
         attribute = common["attribute"]
+        missing = self._missing(short, gain, common["contrast"])
         shows = attribute in self.graph.image_parents
         gate = (
             f"the editor cannot set {attribute}" if not common["settable"]
@@ -261,24 +270,55 @@ class Question:
         bars = (
             f"nothing reads {attribute}, so that it was set is not shown" if common["effective"] is None and shows
             else "the edit moves what the target shows as, which may cancel a reliance" if common["leak"] == "moved"
+            else missing["missing_why"] if missing["missing_shown"] and missing["made_up_p_no"] > self.alpha
             else ""
         )  # fmt: skip
         ends = [*gain.interval(), *(beyond.interval() if beyond.n else ())] if gain.n else [np.nan]
         return {
             "model": model, **common, **numbers, "n": gain.n, "n_patients": gain.patients, "threshold": threshold,
-            "p_yes": gain.p_yes(delta), "p_no": gain.p_no(delta), "p_zero": gain.p_yes(0.0), **told("beyond", beyond),
+            "p_yes": gain.p_yes(delta), "p_no": gain.p_no(delta), "p_zero": gain.p_yes(0.0), **told("beyond", beyond), **missing,
             "bound_low": min(ends), "bound_high": max(ends), "gate": gate, "bars_invariant": bars,
             "needed_gain": gain.patients_needed(delta, self.alpha),
         }  # fmt: skip
 
+    def _holds_others(self, contrast: Contrast, held: pd.DataFrame | None) -> bool:
+        """Whether the edits that gains are told of leave the other labelled attributes as they were."""
+        others = set(self.graph.labelled) - {contrast.attribute}
+        return held is not None or not any(self.graph.has_directed_path(contrast.attribute, name) for name in others)
+
+    def _missing(self, short: Shortfall | None, gain: Effect, contrast: str) -> dict[str, Any]:
+        """What the gain misses where the edit does not move signs as far as the data do, and the gain with that made up."""
+        whole = NOTHING if short is None or not gain.n else short.made_up
+        missing = NOTHING if short is None or not gain.n else short.missing
+        shown = short is not None and missing.n > 0 and missing.p_yes(0.0) <= self.alpha
+        why = ""
+        if shown and short is not None:
+            name, (low, high) = short.most.split("/", 1)[1], whole.interval()
+            why = (
+                f"{contrast} moves the reading of {name} by {short.edited:+.2f}, in unedited images it goes with {short.data:+.2f}; "
+                f"with that made up the gain would be {whole.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+            )
+        return {
+            **told("missing", missing), **told("made_up", whole), "missing_shown": shown, "missing_why": why,
+            "made_up_p_zero": whole.p_yes(0.0), "made_up_p_no": whole.p_no(self.smallest_effect),
+        }  # fmt: skip
+
     def _candidates(self, attribute: str, report: Report | None) -> list[tuple[Reader, Any]]:
-        """Concepts that may carry an attribute's reliance, each by the reader with the highest lower bound of its slope."""
+        """Concepts that may carry an attribute's reliance."""
         wanted: set[str] | None = None
         if attribute in self.carriers:
             wanted = {carrier.name for carrier in self.carriers[attribute]}
         elif report is not None:
             revealed = report.revealed()
             wanted = set(revealed.loc[revealed["attribute"] == attribute, "concept"])
+        return self._readable(wanted)
+
+    def _readable(self, wanted: set[str] | None) -> list[tuple[Reader, Any]]:
+        """Concepts that no column has, each by the reader with the highest lower bound of its slope.
+
+        Args:
+            wanted: by name; all but controls unless given.
+        """
         best: dict[str, tuple[float, Reader, Any]] = {}
         for reader in self.readers:
             for concept in reader.concepts:

@@ -25,17 +25,21 @@ def decide(rows: pd.DataFrame, alpha: float) -> pd.DataFrame:
     Args:
         rows: columns ``legitimate``, ``gate`` (empty = passed), ``bars_invariant`` (empty = nothing does), ``p_yes``, ``p_no``
             (of the gain), ``p_unmoved`` (largest over the manifestations), ``leak`` (the worst state), ``leak_why``,
-            ``needed_gain``, ``needed_leak`` and ``n_patients``.
+            ``needed_gain``, ``needed_leak`` and ``n_patients``; ``missing_shown``, and then ``made_up_p_no``, which "invariant"
+            must reject too.
         alpha: false-discovery rate of each verdict kind.
 
     Returns:
         the rows with ``verdict``, ``reason``, ``q`` and ``patients_needed``.
     """
     judged = ~rows["legitimate"].to_numpy() & (rows["gate"] == "").to_numpy()
+    short = rows["missing_shown"].to_numpy(dtype=bool)
     p_yes, p_no = (rows[p].fillna(1.0).to_numpy() for p in ("p_yes", "p_no"))
     conjunctions = {
         "reliance": np.maximum(p_yes, rows["p_unmoved"].fillna(1.0).to_numpy()),
-        "invariant": np.where(rows["bars_invariant"] == "", p_no, 1.0),
+        "invariant": np.where(
+            rows["bars_invariant"] == "", np.where(short, np.maximum(p_no, rows["made_up_p_no"]), p_no), 1.0
+        ),
         "moves": p_yes,
     }
     q = {}
@@ -73,23 +77,28 @@ def rank(rows: pd.DataFrame) -> pd.DataFrame:
     """Reliance to look at first, of one editor and one model: amount x prevalence x confidence.
 
     - amount: size of the gain; where the editor's leak is not excluded, of what the leak does not explain, if that is less
-      and known (0 if the two have opposite signs);
+      and known (0 if the two have opposite signs); where the edit is shown to move signs by less or more than they go with
+      the attribute in unedited images, both with that made up (:mod:`causal_cxr.audits.shortcuts.shortfalls`);
     - prevalence: share of the patients' images to which the reliance applies: those at the level that the contrast goes to,
       or that a shift moves;
-    - confidence: 1 - q, with q the BY-corrected p of "the gain is 0" among the attributes of this model.
+    - confidence: 1 - q, with q the BY-corrected p of "the gain is 0", made up where it is, among the attributes of this model.
 
     Args:
-        rows: columns ``legitimate``, ``gate``, ``gain``, ``beyond``, ``leak``, ``prevalence``, ``p_zero``, ``contrast``.
+        rows: columns ``legitimate``, ``gate``, ``gain``, ``beyond``, ``leak``, ``prevalence``, ``p_zero``, ``contrast``;
+            ``missing``, ``missing_shown`` and ``made_up_p_zero``.
 
     Returns:
         the rows with ``amount``, ``confidence``, ``score`` and ``rank`` (1 = first; 0 = legitimate, not ranked). Ties are
         broken by amount x prevalence, then by the contrast's name.
     """
     family = ~rows["legitimate"].to_numpy()
-    p = np.where(rows["gate"] == "", rows["p_zero"].fillna(1.0), 1.0)
+    short = rows["missing_shown"].to_numpy(dtype=bool)
+    p_zero = np.where(short, rows["made_up_p_zero"], rows["p_zero"].fillna(1.0))
+    p = np.where(rows["gate"] == "", p_zero, 1.0)
     q = np.full(len(rows), np.nan)
     q[family] = benjamini_yekutieli(p[family])
-    gain, beyond = rows["gain"].to_numpy(dtype=float), rows["beyond"].to_numpy(dtype=float)
+    missing = np.where(short, rows["missing"], 0.0)
+    gain, beyond = (rows[name].to_numpy(dtype=float) + missing for name in ("gain", "beyond"))
     same = np.where(gain * beyond > 0, np.minimum(np.abs(gain), np.abs(beyond)), 0.0)
     whole = (rows["leak"] == "unmoved").to_numpy() | np.isnan(beyond)
     amount = np.nan_to_num(np.where(whole, np.abs(gain), same))
@@ -108,6 +117,8 @@ def sentence(row: pd.Series) -> str:
     reason = f" ({row['reason']})" if row["reason"] else ""
     note = " Its cause by the declared graph, which makes it no less a reliance to justify."
     note = note if row["ancestor"] and row["verdict"].startswith("reliance") else ""
+    if row["missing_shown"] and row["missing_why"] not in row["reason"]:
+        note += f" But {row['missing_why']}."
     if np.isnan(row["gain"]):
         return f"{row['model']}, {row['contrast']}: {row['verdict']}{reason}.{note}"
     flips = (

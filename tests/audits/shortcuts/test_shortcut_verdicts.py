@@ -11,7 +11,8 @@ from causal_cxr.audits.shortcuts.verdicts import decide, rank
 ROW = {
     "contrast": "view: PA -> AP", "legitimate": False, "gate": "", "bars_invariant": "", "p_yes": 1.0, "p_no": 1.0,
     "p_unmoved": 1e-9, "leak": "unmoved", "leak_why": "", "needed_gain": 500.0, "needed_leak": np.nan, "n_patients": 100,
-    "gain": 0.3, "beyond": np.nan, "prevalence": 0.5, "p_zero": 1e-9,
+    "gain": 0.3, "beyond": np.nan, "prevalence": 0.5, "p_zero": 1e-9, "missing": np.nan, "missing_shown": False,
+    "made_up_p_zero": np.nan, "made_up_p_no": np.nan,
 }  # fmt: skip
 
 
@@ -83,6 +84,23 @@ def test_a_leak_takes_off_what_it_may_explain():
     assert amount(beyond=0.5) == pytest.approx(0.3)
     assert amount(beyond=np.nan) == pytest.approx(0.3)
     assert amount(beyond=0.1, leak="unmoved") == pytest.approx(0.3)
+
+
+def test_what_an_edit_is_shown_to_move_too_little_is_made_up_in_the_ranking():
+    short = {"gain": 0.01, "p_zero": 0.8, "missing": 0.4, "missing_shown": True, "made_up_p_zero": 1e-9}
+    rows = pd.DataFrame([ROW | {"contrast": "a", "gain": 0.2}, ROW | {"contrast": "b"} | short])
+    found = rank(rows).set_index("contrast")
+    assert found["rank"].to_dict() == {"b": 1, "a": 2}
+    assert found["amount"]["b"] == pytest.approx(0.41)
+    unshown = rank(rows.assign(missing_shown=False)).set_index("contrast")
+    assert unshown["rank"].to_dict() == {"a": 1, "b": 2}
+
+
+def test_made_up_gains_make_no_verdict_and_may_bar_one():
+    short = {"missing": 0.4, "missing_shown": True, "made_up_p_zero": 1e-9, "made_up_p_no": 1.0}
+    assert verdict(**short)["verdict"] == "undecided"
+    assert verdict(p_no=0.001, **short)["verdict"] == "undecided"
+    assert verdict(p_no=0.001, **short | {"made_up_p_no": 0.001})["verdict"] == "invariant"
 
 
 @settings(max_examples=30, deadline=None)
