@@ -47,6 +47,7 @@ def analyse(
     smallest_effect: float = 0.10,
     labelled_outcomes: bool = False,
     apart: Collection[frozenset[str]] = (),
+    labels: pd.DataFrame | None = None,
 ) -> Analysis:
     """Effects, gates, tests, verdicts.
 
@@ -61,6 +62,7 @@ def analyse(
         labelled_outcomes: whether what an attribute does to the other labelled attributes is asked too, as the images
             show them (by the concepts that read them); it widens the families that the error control is over.
         apart: pairs of readers' names that share neither backbone nor patients: only such two bear each other out.
+        labels: what is known of concepts in some audited images (:class:`causal_cxr.audits.Audit`).
 
     Returns:
         ``edges``: one row an editor x contrast x concept outside the graph (with ``labelled_outcomes``: or reading another
@@ -74,7 +76,8 @@ def analyse(
         reader's slope is low), with 95% confidence between ``bound_low_95`` and ``bound_high_95``. ``rival_q``: q of "the adjusted association is there", which needs no editor. ``agreement``: what
         the other readers that read it well enough say; ``witness``: the one that bears out a reader that follows the
         attribute, ``shift_removed`` what was taken off for it, in scores. ``refusal``: the type of an ``undecided``
-        (:data:`causal_cxr.audits.gates.REFUSALS`). ``path_unsupported``: the graph declares a path and the data show none. ``second_readings``: the estimates and calls of the readers
+        (:data:`causal_cxr.audits.gates.REFUSALS`). ``labelled``: labels that adjusted and marginal rest on, prediction-powered;
+        ``labels_unused``: why those that were given could not serve. ``path_unsupported``: the graph declares a path and the data show none. ``second_readings``: the estimates and calls of the readers
         that were not chosen. ``falsification``: the graph's implied independences among labelled attributes, tested
         (:func:`causal_cxr.audits.falsification.independence_tests`). ``acceptance``: how many edits were accepted, in each
         group of patients (:func:`causal_cxr.audits.acceptance.acceptance_rates`). ``heterogeneity`` and ``reciprocal``: see
@@ -92,7 +95,7 @@ def analyse(
     columns = list(outcomes)
     table = graph.coerce(attributes)
     edited = np.sort(measurements.loc[measurements["kind"] == "null", "row"].unique())
-    observed = {c.name: associations(graph, table, factual, outcomes, c, edited) for c in contrasts}
+    observed = {c.name: associations(graph, table, factual, outcomes, c, edited, labels) for c in contrasts}
     falsification = independence_tests(graph, table.loc[factual.index], factual["patient"].to_numpy(), alpha=alpha)
 
     rows, effectiveness, leak = [], [], []

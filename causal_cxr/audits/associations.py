@@ -1,26 +1,50 @@
-"""What unedited images say of a contrast: the adjusted and the marginal association, standardised to the edited images."""
+"""What unedited images say of a contrast: the adjusted and the marginal association, standardised to the edited images.
+
+Of a concept that a reader reads they are on the scale of its scores, and are yet to be corrected for what it is known to
+get wrong. Where some of the audited images have a label of the concept itself they are on the label's scale, prediction-powered:
+the labels correct the reader on these very images (:mod:`causal_cxr.audits.effects.prediction_powered`).
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from causal_cxr.audits.effects import NOTHING, Effect, covariate_columns, design_matrix, g_computation
+from causal_cxr.audits.effects import (
+    NOTHING,
+    Effect,
+    covariate_columns,
+    design_matrix,
+    g_computation,
+    prediction_powered_effect,
+)
 from causal_cxr.graphs import CausalGraph, Continuous, Contrast
 
+LABEL = "label of the concept"  #: column of labels beside the scores
 OVERLAP_SHARE, OVERLAP_LOW = 0.05, 0.02  #: at most this share of edited images may have a propensity beyond
 
 
 @dataclass(frozen=True)
 class Association:
-    """Estimates from unedited images for one contrast and one column of scores; or why there is none."""
+    """Estimates from unedited images for one contrast and one column of scores; or why there is none.
+
+    Attributes:
+        adjustment: the set that was adjusted for; ``None``: none identifies the effect.
+        overlap: whether the images allow it.
+        fewest: images at the rarer of the two levels; all images for a continuous attribute.
+        adjusted, marginal: on the scale of the scores; of the labels, if ``labelled``.
+        labelled: labels of the concept that both rest on; 0 = on scores alone.
+        unused: why labels that were given serve no estimate; empty if they do, or if there are none.
+    """
 
     adjustment: frozenset[str] | None
     overlap: bool
-    fewest: int  #: images at the rarer of the two levels; all images for a continuous attribute
+    fewest: int
     adjusted: Effect
     marginal: Effect
+    labelled: int = 0
+    unused: str = ""
 
 
 def associations(
@@ -30,11 +54,13 @@ def associations(
     outcomes: Mapping[str, str | None],
     contrast: Contrast,
     edited: np.ndarray,
+    labels: pd.DataFrame | None = None,
 ) -> dict[str, Association]:
     """Adjusted and marginal effects in unedited images, standardised to the edited ones, by column.
 
     Args:
-        outcomes: column of scores -> the labelled attribute that it reads; ``None``: what the graph does not have.
+        outcomes: column of scores, ``reader/concept`` -> the labelled attribute that it reads; ``None``: what the graph does not have.
+        labels: a column a concept, in [0, 1], NaN where there is none; index = rows of the dataset.
     """
     by_set: dict[frozenset[str] | None, list[str]] = {}
     for column, outcome in outcomes.items():
@@ -52,7 +78,36 @@ def associations(
             else _standardised(graph, table, factual, columns, contrast, edited, known, adjustment)
         )  # fmt: skip
         found |= {c: Association(adjustment, overlap, fewest, adjusted[c], marginal[c]) for c in columns}
+        if labels is not None and overlap and adjustment is not None:
+            for column in columns:
+                if (concept := column.split("/", 1)[-1]) in labels:
+                    found[column] = _powered(
+                        found[column], graph, table, factual.assign(**{LABEL: labels[concept].reindex(factual.index)}), column,
+                        contrast, edited, adjustment,
+                    )  # fmt: skip
     return found
+
+
+def _powered(
+    by_scores: Association, graph: CausalGraph, table: pd.DataFrame, factual: pd.DataFrame, column: str, contrast: Contrast,
+    edited: np.ndarray, adjustment: frozenset[str],
+) -> Association:  # fmt: skip
+    """The same, prediction-powered by the labels in :data:`LABEL`; as it was, with the reason, where these cannot tell."""
+    sides = []
+    for adjusted_for in (adjustment, frozenset[str]()):
+        drawn = _drawn(graph, table, factual, contrast, edited, adjustment, adjusted_for)
+        assert isinstance(drawn, _Drawn)  # the scores' own estimate stands on the same images
+        label, scores = (drawn.outcomes(factual, [name])[:, 0] for name in (LABEL, column))
+        try:
+            found = prediction_powered_effect(
+                label, scores, drawn.patients, drawn.design, drawn.low, drawn.high, drawn.standard
+            )
+        except ValueError as problem:
+            return replace(by_scores, unused=f"labels of {column.split('/', 1)[-1]} not used: {problem}")
+        if not found.effect.n:
+            return replace(by_scores, unused="labels of fewer than three patients are not used")
+        sides.append(found)
+    return replace(by_scores, adjusted=sides[0].effect, marginal=sides[1].effect, labelled=sides[0].labelled)
 
 
 def marginal_association(
@@ -63,6 +118,23 @@ def marginal_association(
     return effects[column]
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """What a standardised effect is worked out from: the images kept, and designs of theirs and of the edited ones."""
+
+    keep: np.ndarray
+    patients: np.ndarray
+    design: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    standard: np.ndarray
+    fewest: int
+
+    def outcomes(self, factual: pd.DataFrame, columns: list[str]) -> np.ndarray:
+        """``(kept, columns)``."""
+        return factual.loc[self.keep, columns].to_numpy(dtype=float)
+
+
 def _standardised(
     graph: CausalGraph, table: pd.DataFrame, factual: pd.DataFrame, columns: list[str], contrast: Contrast,
     edited: np.ndarray, complete: frozenset[str], adjustment: frozenset[str],
@@ -71,6 +143,20 @@ def _standardised(
 
     Images that miss one of ``complete`` are left out.
     """
+    drawn = _drawn(graph, table, factual, contrast, edited, complete, adjustment)
+    if not isinstance(drawn, _Drawn):
+        return dict.fromkeys(columns, NOTHING), False, drawn
+    effects = g_computation(
+        drawn.outcomes(factual, columns), drawn.patients, drawn.design, drawn.low, drawn.high, drawn.standard
+    )
+    return dict(zip(columns, effects, strict=True)), True, drawn.fewest
+
+
+def _drawn(
+    graph: CausalGraph, table: pd.DataFrame, factual: pd.DataFrame, contrast: Contrast, edited: np.ndarray,
+    complete: frozenset[str], adjustment: frozenset[str],
+) -> _Drawn | int:  # fmt: skip
+    """The images and designs; where they do not overlap only the number of images at the rarer level."""
     attribute = graph.attributes[contrast.attribute]
     known = table.loc[factual.index]
     codes = attribute.encode(known[contrast.attribute])
@@ -81,14 +167,14 @@ def _standardised(
         treatment = treatment - np.nanmean(treatment)
     for name in complete:
         keep &= known[name].notna().to_numpy()
-    scores, patients = factual.loc[keep, columns].to_numpy(dtype=float), factual.loc[keep, "patient"].to_numpy()
+    patients = factual.loc[keep, "patient"].to_numpy()
     treatment, known = treatment[keep], known[keep]
     standard = known.index.isin(edited)
     fewest = len(treatment) if continuous else int(min((treatment == 1).sum(), (treatment == 0).sum()))
     if not standard.any() or len(np.unique(treatment)) < 2:
-        return dict.fromkeys(columns, NOTHING), False, fewest
+        return fewest
     if not overlaps(graph, known, treatment, adjustment, standard, continuous):
-        return dict.fromkeys(columns, NOTHING), False, fewest
+        return fewest
     covariates: dict[str, np.ndarray] = {}
     for name in sorted(adjustment):
         covariates |= covariate_columns(known[name], graph.attributes[name].encode(known[name]))
@@ -100,8 +186,7 @@ def _standardised(
     else:
         low, high = np.zeros(int(standard.sum())), np.ones(int(standard.sum()))
     design_low, design_high = (design_matrix(values, at, continuous) for values in (low, high))
-    effects = g_computation(scores, patients, design, design_low, design_high, patients[standard])
-    return dict(zip(columns, effects, strict=True)), True, fewest
+    return _Drawn(keep, patients, design, design_low, design_high, patients[standard], fewest)
 
 
 def shifted(treatment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

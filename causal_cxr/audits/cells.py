@@ -16,6 +16,7 @@ from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.quality import ReaderQuality
 
 SIDES = ("editor", "adjusted", "marginal")
+DATA = ("adjusted", "marginal")  #: sides of unedited images: of labels, where there are some
 BLIND_SLOPE = 0.3  #: a reader whose slope may lie below this cannot say "no"
 RARE = 0.2  #: below this prevalence delta is half the prevalence
 FOLLOW_SHARE = 0.5  #: a reader may follow A by this share of delta
@@ -35,9 +36,7 @@ def cell(
     slope, slope_se, slope_low = (float(q[key]) for key in ("slope", "slope_se", "slope_low"))
     readable = slope_low > 0
     blind = not slope_low >= BLIND_SLOPE
-    # The mean score is linear in prevalence with slope J; a calibrated reader's mean is right on its labelled patients.
-    mean, labelled = float(factual[column].mean()), float(q["prevalence"])
-    prevalence = float(np.clip(labelled + (mean - labelled) / slope if readable else mean, 0, 1))
+    prevalence = quality.prevalence(concept.name, float(factual[column].mean()))
     delta = smallest_effect if not prevalence < RARE else max(prevalence / 2, 0.01)
 
     def of(kind: str, orientation: int | None = None) -> Effect:
@@ -55,23 +54,26 @@ def cell(
     )
     raw = {"editor": of("total"), "adjusted": seen.adjusted, "marginal": seen.marginal, "direct": of("direct"),
            "up": of("total", 1), "down": of("total", -1)}  # fmt: skip
-    seen_of_concept = {side: e.less(shift.value, shift.se) for side, e in raw.items()}
-    effects = {side: (e.scaled(slope, slope_se) if readable else e).unsettled() for side, e in seen_of_concept.items()}
+    by_label = DATA if seen.labelled else ()  # on the concept's own scale: what a reader gets wrong is in them no more
+    read = {side: e.less(shift.value, shift.se) for side, e in raw.items() if side not in by_label}
+    effects = {side: e.scaled(slope, slope_se) if readable else e for side, e in read.items()}
+    effects = {side: effects.get(side, e).unsettled() for side, e in raw.items()}
     row: dict[str, Any] = {
         "editor": editor, "attribute": contrast.attribute, "contrast": contrast.name, "concept": concept.name,
         "reader": reader, "control": concept.control, "delta": delta, "slope": slope, "slope_low": slope_low,
         "declared_path": graph.has_directed_path(contrast.attribute, concept.attribute or concept.name),
         "adjustment": None if seen.adjustment is None else ", ".join(sorted(seen.adjustment)),
         "n_edited": raw["editor"].n, "n_patients": raw["editor"].patients, "n_unedited": raw["marginal"].n,
-        "prevalence": prevalence,
+        "prevalence": prevalence, "labelled": seen.labelled, "labels_unused": seen.unused,
     }  # fmt: skip
     for side in (*SIDES, "direct"):
         e = effects[side]
         low, high = e.interval() if e.n else (np.nan, np.nan)
+        mute = blind and side not in by_label
         p_yes, p_no = e.p_yes(delta), e.p_no(delta)
-        call = "" if not e.n else "yes" if p_yes <= alpha else "no" if p_no <= alpha and not blind else "undecided"
+        call = "" if not e.n else "yes" if p_yes <= alpha else "no" if p_no <= alpha and not mute else "undecided"
         row |= {f"{side}_effect": e.value, f"{side}_se": e.se, f"{side}_low": low, f"{side}_high": high,
-                f"{side}_p_yes": p_yes, f"{side}_p_no": 1.0 if blind else p_no, f"{side}_call": call}  # fmt: skip
+                f"{side}_p_yes": p_yes, f"{side}_p_no": 1.0 if mute else p_no, f"{side}_call": call}  # fmt: skip
     row |= {"up_effect": effects["up"].value, "down_effect": effects["down"].value}
     row["gained"], row["lost"] = crossings(paired["total"], column)
     if asked is None:

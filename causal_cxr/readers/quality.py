@@ -65,6 +65,17 @@ class ReaderQuality:
         rows = about[(about["concept"] == concept) & (about["attribute"] == attribute)]
         return rows[["low", "high"]].to_numpy(dtype=float)
 
+    def prevalence(self, concept: str, mean: float) -> float:
+        """Of a concept among images with this mean score, in [0, 1].
+
+        The mean score is linear in prevalence with slope J; a calibrated reader's mean is right on its labelled patients.
+        The mean itself where no reading of the concept is known to work.
+        """
+        q: Any = self.concepts.loc[concept]
+        labelled, slope = float(q["prevalence"]), float(q["slope"])
+        found = labelled + (mean - labelled) / slope if float(q["slope_low"]) > 0 else mean
+        return min(max(found, 0.0), 1.0)
+
     def shift_along(self, concept: str, contrast: Contrast, attribute: Attribute) -> tuple[float, float] | None:
         """By how much the score shifts along a contrast while the concept stays, and its error.
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from causal_cxr.audits.analyse import Analysis, analyse
+from causal_cxr.audits.associations import associations
 from causal_cxr.audits.gates import REFUSALS
 from causal_cxr.graphs import Binary, Categorical, CausalGraph, Continuous, Contrast, default_contrasts
 from causal_cxr.readers.concepts import Concept
@@ -611,3 +612,74 @@ def test_readers_whose_shift_has_no_known_size_do_not_bear_each_other_out(world:
                     apart=[frozenset("rs")])  # fmt: skip
     edge = cell(found, "age", "of_age_only")
     assert (edge.refusal, edge.witness, edge.shift_removed) == ("reader follows", "", 0.0)
+
+
+# -- labels of concepts ------------------------------------------------------------------------------------------------------
+def labels_of(world: World, concept: str, count: int, seed: int = 0) -> pd.DataFrame:
+    """The truth of a concept in some audited images, drawn at random."""
+    chosen = np.random.default_rng(seed).permutation(len(world.patients))[:count]
+    values = np.full(len(world.patients), np.nan)
+    values[chosen] = world.factual[concept][chosen]
+    return pd.DataFrame({concept: values})
+
+
+def with_labels(world: World, table: pd.DataFrame, labels: pd.DataFrame | None, quality: ReaderQuality | None = None):
+    return analyse(table, world.attributes, GRAPH, FLIP, {"r": CONCEPTS}, {"r": quality or known()}, labels=labels)
+
+
+def seeing_the_view(world: World, table: pd.DataFrame, by: float = 0.2) -> pd.DataFrame:
+    """A reader that takes the view for ``of_nothing`` in the audited images, which its record does not know."""
+    wrong = table["r/of_nothing"] + by * world.factual["view"][table["row"]] * (table["kind"] == "factual")
+    return table.assign(**{"r/of_nothing": wrong})
+
+
+def test_labels_mend_what_a_readers_record_does_not_know(world: World):
+    table = seeing_the_view(world, world.measure(FLIP))
+    by_scores = cell(with_labels(world, table, None), "view", "of_nothing")
+    by_labels = cell(with_labels(world, table, labels_of(world, "of_nothing", 900)), "view", "of_nothing")
+    assert by_scores["adjusted_low"] > 0.15
+    assert by_labels["labelled"] == 900
+    assert by_labels["adjusted_low"] < 0 < by_labels["adjusted_high"]
+    assert by_labels["editor_effect"] == by_scores["editor_effect"]
+
+
+def test_intervals_by_labels_hold_the_truth_and_are_narrower_than_the_labels_alone():
+    held, widths = [], []
+    for seed in range(30):
+        world = World(n=1_200, edited=200, seed=seed)
+        labels = labels_of(world, "of_view", 300, seed)
+        table = seeing_the_view(world, world.measure(FLIP))
+        seen = {"r/of_view": None}
+        factual = table[table["kind"] == "factual"].set_index("row")
+        attributes = GRAPH.coerce(world.attributes)
+        powered = associations(GRAPH, attributes, factual, seen, FLIP[0], world.rows, labels)["r/of_view"].adjusted
+        known_ones = factual.loc[labels["of_view"].dropna().index].assign(**{"r/of_view": labels["of_view"].dropna()})
+        alone = associations(GRAPH, attributes, known_ones, seen, FLIP[0], np.arange(1_200))["r/of_view"].adjusted
+        low, high = powered.interval()
+        held.append(low <= 0.7 <= high)
+        widths.append(powered.se / alone.se)
+    assert np.mean(held) >= 0.86
+    assert np.nanmean(widths) < 0.8
+
+
+def test_a_blind_reader_says_no_of_the_data_where_labels_do(world: World):
+    table, blind = world.measure(FLIP), known(0.7, 0.3)
+    assert cell(with_labels(world, table, None, blind), "view", "of_nothing")["adjusted_call"] == "undecided"
+    found = cell(with_labels(world, table, labels_of(world, "of_nothing", 2_500), blind), "view", "of_nothing")
+    assert (found["adjusted_call"], found["editor_call"]) == ("no", "undecided")
+
+
+def test_labels_that_cannot_tell_are_not_used_and_the_reason_is_given(world: World):
+    table, labels = world.measure(FLIP), labels_of(world, "of_view", 900)
+    labels.loc[world.factual["view"] == 1, "of_view"] = np.nan
+    found, without = (cell(with_labels(world, table, some), "view", "of_view") for some in (labels, None))
+    assert found["labelled"] == 0
+    assert "cannot tell" in found["labels_unused"]
+    assert found["adjusted_effect"] == without["adjusted_effect"]
+
+
+def test_labels_of_one_concept_change_no_other(world: World):
+    table = world.measure(FLIP)
+    found, without = (with_labels(world, table, some) for some in (labels_of(world, "of_view", 500), None))
+    for concept in set(HIDDEN) - {"of_view"}:
+        assert cell(found, "view", concept)["adjusted_effect"] == cell(without, "view", concept)["adjusted_effect"]

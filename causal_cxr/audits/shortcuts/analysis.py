@@ -25,7 +25,7 @@ from causal_cxr.audits.shortcuts.gains import (
     score_column,
     told,
 )
-from causal_cxr.audits.shortcuts.shortfalls import Shortfall, Unedited
+from causal_cxr.audits.shortcuts.shortfalls import Reliability, Shortfall, Unedited, reliability
 from causal_cxr.audits.shortcuts.subgroups import performance
 from causal_cxr.audits.shortcuts.verdicts import decide, leak_in_words, rank, sentence
 from causal_cxr.graphs import Binary, CausalGraph, Continuous, Contrast
@@ -162,7 +162,10 @@ class Question:
                 [score_column(m) for m in models],
             )  # fmt: skip
             found["rival"] = dict(zip(models, rival, strict=True))
-            signs = [f"{reader.name}/{concept.name}" for reader, concept in self._readable(None)]
+            signs = {
+                f"{reader.name}/{concept.name}": self._reliability(factual, reader, concept)
+                for reader, concept in self._readable(None)
+            }
             found["unedited"] = Unedited(self.graph, table, factual, contrast, signs, [score_column(m) for m in models])
         found["prevalence"] = self._prevalence(contrast, table.loc[factual.index], factual["patient"])
         return found
@@ -280,6 +283,13 @@ class Question:
             "bound_low": min(ends), "bound_high": max(ends), "gate": gate, "bars_invariant": bars,
             "needed_gain": gain.patients_needed(delta, self.alpha),
         }  # fmt: skip
+
+    @staticmethod
+    def _reliability(factual: pd.DataFrame, reader: Reader, concept: Concept) -> Reliability:
+        q: Any = reader.quality.concepts.loc[concept.name]
+        scores = factual[f"{reader.name}/{concept.name}"].to_numpy(dtype=float)
+        prevalence = reader.quality.prevalence(concept.name, float(scores.mean()))
+        return reliability(scores, prevalence, float(q["slope"]), float(q["slope_se"]))
 
     def _holds_others(self, contrast: Contrast, held: pd.DataFrame | None) -> bool:
         """Whether the edits that gains are told of leave the other labelled attributes as they were."""

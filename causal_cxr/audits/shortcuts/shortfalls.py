@@ -3,14 +3,14 @@
 An editor that leaves pacemakers where they are when it sets the disease hides a classifier's reliance on pacemakers. The
 gain is therefore told a second time with the editor's movement of each sign replaced by that of unedited images::
 
-    made up = gain + sum_c  slope_c * (movement of c in the data - movement of c by the edit)
+    made up = gain + sum_c  slope_c * (movement of c in the data - movement of c by the edit) / reliability_c
 
 The data's movement is the regression of the sign's reading on the attribute, all other labelled attributes held; the
 slope is that of the score on the reading, with the attribute, the others and the other signs held: the mediated part of
 a linear model (Baron and Kenny 1986; VanderWeele 2015, section 2.2) put in the place of the edit's own. It rests on what
 no edit needs: that nothing unlabelled goes with attribute and sign, or with sign and score. So it ranks and it warns, and it
-never makes a verdict. A reader that errs makes slopes too small, and thus the correction; what a reader sees of the
-attribute itself is in both movements alike and cancels out.
+never makes a verdict. A reader that errs makes slopes and movements too small, their product by its reliability, which is
+known (:func:`reliability`); what a reader sees of the attribute itself is in both movements alike and cancels out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +23,8 @@ from causal_cxr.audits.associations import overlaps
 from causal_cxr.audits.effects import Effect, covariate_columns
 from causal_cxr.audits.effects.clustered import cluster_sums
 from causal_cxr.graphs import CausalGraph, Continuous, Contrast
+
+LEAST = 0.1  #: reliability that is divided by; below it a reader tells next to nothing
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,38 @@ class Shortfall:
     data: float
 
 
+@dataclass(frozen=True)
+class Reliability:
+    """Squared correlation of a reader's scores with the concept, and its relative error."""
+
+    share: float = 1.0
+    relative_se: float = 0.0
+
+
+def reliability(scores: np.ndarray, prevalence: float, slope: float, slope_se: float) -> Reliability:
+    """What is left of a slope times a movement when both are taken on a reader's scores (Spearman 1904).
+
+    The score's mean is linear in the concept with slope J, so that its covariance with the concept is J p (1 - p), and the
+    squared correlation J^2 p (1 - p) / var(score). Of what other columns explain of the concept it takes no account, so the
+    correction stays on the small side.
+
+    Args:
+        scores: ``(n,)`` of unedited images.
+        prevalence: p, of the concept among them.
+        slope, slope_se: J > 0 and its error.
+
+    >>> rng = np.random.default_rng(0)
+    >>> there = rng.uniform(size=100_000) < 0.3
+    >>> read = 0.2 + 0.5 * there + 0.25 * rng.normal(size=100_000)
+    >>> found = reliability(read, 0.3, 0.5, 0.01).share
+    >>> abs(found - np.corrcoef(read, there)[0, 1] ** 2) < 0.01
+    True
+    """
+    spread = float(scores.var())
+    share = slope**2 * prevalence * (1 - prevalence) / spread if spread > 0 else 1.0
+    return Reliability(float(np.clip(share, LEAST, 1.0)), 2 * slope_se / slope)
+
+
 class Unedited:
     """The unedited images' side of a contrast, as sums over patients.
 
@@ -51,21 +85,23 @@ class Unedited:
         table: typed labels, index = rows.
         factual: unedited scores and ``patient``, index = rows.
         contrast: in question.
-        signs: columns of readings, of what no column of the table names.
+        signs: column of readings, of what no column of the table names -> how reliable they are.
         scores: columns of the models' probabilities.
 
     Images that miss a label, or are at a level that the contrast is not about, are left out.
     """
 
     def __init__(
-        self, graph: CausalGraph, table: pd.DataFrame, factual: pd.DataFrame, contrast: Contrast, signs: Sequence[str],
-        scores: Sequence[str],
+        self, graph: CausalGraph, table: pd.DataFrame, factual: pd.DataFrame, contrast: Contrast,
+        signs: Mapping[str, Reliability], scores: Sequence[str],
     ) -> None:  # fmt: skip
         attribute = graph.attributes[contrast.attribute]
         others = [name for name in graph.labelled if name != contrast.attribute]
         treatment = contrast.treatment(attribute, attribute.encode(table.loc[factual.index, contrast.attribute]))
         keep = ~np.isnan(treatment) & table.loc[factual.index, others].notna().all(axis=1).to_numpy()
         self.contrast, self.signs, self.scores = contrast, tuple(signs), tuple(scores)
+        self._reliable = np.array([about.share for about in signs.values()])
+        self._relative = np.array([about.relative_se for about in signs.values()])
         self.graph, self.known, self.treatment = graph, table.loc[factual.index[keep]], treatment[keep]
         self.patients = factual.loc[keep, "patient"].to_numpy()
         held: dict[str, np.ndarray] = {}
@@ -107,11 +143,13 @@ class Unedited:
             return means[:, :columns], data[:, self._held], slopes[:, least:], means[:, columns:]
 
         by_edit, in_data, slopes, gains = told(sums.sum(axis=0)[None], moved.sum(axis=0)[None])
-        parts = slopes[0] * (in_data[0] - by_edit[0])[:, None]
+        parts = slopes[0] * ((in_data[0] - by_edit[0]) / self._reliable)[:, None]
         missing = parts.sum(axis=0)
         m, d, s, g = told(sums.sum(axis=0) - sums, moved.sum(axis=0) - moved)
-        left = np.einsum("bcm,bc->bm", s, d - m)
-        errors = [np.sqrt((count - 1) / count * ((x - x.mean(axis=0)) ** 2).sum(axis=0)) for x in (left, left + g)]
+        left = np.einsum("bcm,bc->bm", s, (d - m) / self._reliable)
+        readers = ((parts * self._relative[:, None]) ** 2).sum(axis=0)  # judged on other patients
+        spread = [(count - 1) / count * ((x - x.mean(axis=0)) ** 2).sum(axis=0) for x in (left, left + g)]
+        errors = [np.sqrt(variance + readers) for variance in spread]
         found = {}
         for j, score in enumerate(self.scores):
             most = int(np.argmax(parts[:, j] * np.sign(missing[j])))

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 
-from causal_cxr.audits.shortcuts.shortfalls import Unedited
+from causal_cxr.audits.shortcuts.shortfalls import Reliability, Unedited, reliability
 from causal_cxr.graphs import Binary, CausalGraph, Continuous, default_contrasts
 
 GRAPH = CausalGraph(
@@ -38,7 +38,7 @@ def drawn(seed: int, patients: int = 300, moved: float = 0.0) -> tuple[pd.DataFr
 
 
 def unedited(table, factual, signs=("r/sign", "r/other")) -> Unedited:
-    return Unedited(GRAPH, table, factual, CONTRAST, signs, ["s"])
+    return Unedited(GRAPH, table, factual, CONTRAST, dict.fromkeys(signs, Reliability()), ["s"])
 
 
 def test_what_is_missing_is_the_mediated_part_less_the_edits_own():
@@ -90,3 +90,27 @@ def test_nothing_is_told_where_unedited_images_cannot_tell():
     assert unedited(all_ill, factual).shortfalls(paired) == {}
     by_age = GRAPH.coerce(table.assign(disease=(table["age"] > 50).astype(int)))  # no age with and without
     assert unedited(by_age, factual).shortfalls(paired) == {}
+
+
+def test_a_reader_that_errs_makes_the_correction_smaller_and_its_reliability_makes_up_for_that():
+    rng = np.random.default_rng(4)
+    n = 20_000
+    disease = rng.uniform(size=n) < 0.5
+    there = rng.uniform(size=n) < np.where(disease, 0.55, 0.35)
+    table = GRAPH.coerce(
+        pd.DataFrame(
+            {"age": rng.uniform(20, 80, n), "sex": rng.choice(["male", "female"], n), "disease": disease.astype(int)}
+        )
+    )
+    read = 0.1 + 0.6 * there + 0.25 * rng.normal(size=n)
+    score = 0.2 + 0.4 * there + 0.05 * rng.normal(size=n)
+    factual = pd.DataFrame({"patient": np.arange(n).astype(str), "r/sign": read, "s": score})
+    rows = np.arange(400)
+    paired = pd.DataFrame({"patient": rows.astype(str), "r/sign": 0.01 * rng.normal(size=400), "s": 0.0}, index=rows)
+    known = reliability(read, float(there.mean()), 0.6, 0.001)
+    found = [
+        Unedited(GRAPH, table, factual, CONTRAST, {"r/sign": r}, ["s"]).shortfalls(paired)["s"]
+        for r in (Reliability(), known)
+    ]
+    assert found[0].missing.value < 0.06
+    assert found[1].missing.value == pytest.approx(0.2 * 0.4, abs=0.01)
