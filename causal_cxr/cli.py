@@ -1,6 +1,8 @@
 """The command line: thin."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -67,20 +69,35 @@ def demo(
 @app.command()
 def audit(spec: Annotated[Path, typer.Argument(help="A specification, see examples/folder_audit.yaml.")]) -> None:
     """Audit what a YAML file describes; a killed run goes on."""
-    from causal_cxr.audits.spec import AuditSpec, SpecError
+    from causal_cxr.audits.spec import AuditSpec
 
-    try:
+    with _errors_in_a_line():
         made = AuditSpec.from_yaml(spec)
         sys.path.insert(0, str(spec.parent.resolve()))  # the user's own editors and readers may lie beside it
         done = made.run()
-    except SpecError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
     for verdict, count in done.edges["verdict"].value_counts().items():
         typer.echo(f"{count} {verdict}")
     for sentence in done.revealed()["sentence"]:
         typer.echo(sentence)
     typer.echo(f"report: {made.out / 'report.html'}")
+
+
+@app.command()
+def shortcuts(
+    spec: Annotated[Path, typer.Argument(help="A specification, see examples/folder_shortcuts.yaml.")],
+) -> None:
+    """Tell what the classifiers of a YAML file rely on; a killed run goes on."""
+    from causal_cxr.audits.shortcuts.spec import ShortcutSpec
+
+    with _errors_in_a_line():
+        made = ShortcutSpec.from_yaml(spec)
+        sys.path.insert(0, str(spec.parent.resolve()))  # the user's own models may lie beside it
+        done = made.run()
+    for verdict, count in done.reliance["verdict"].value_counts().items():
+        typer.echo(f"{count} {verdict}")
+    for sentence in done.relied_on()["sentence"]:
+        typer.echo(sentence)
+    typer.echo(f"report: {made.out / 'shortcuts.html'}")
 
 
 @app.command()
@@ -113,7 +130,7 @@ def finetune(
         raise typer.BadParameter("Give either --world or --spec.")
     from causal_cxr.audits.finetuning import from_spec, from_world, run_finetune
 
-    try:
+    with _errors_in_a_line():
         if spec is not None:
             sys.path.insert(0, str(spec.parent.resolve()))  # the user's own readers may lie beside it
         material = from_world(world, images, size=size, seed=seed) if world else from_spec(Path(spec or ""), seed=seed)
@@ -123,25 +140,43 @@ def finetune(
             validate_every=validate_every or None, patience=patience, mixed_precision=mixed_precision, device=device,
             graphs=graphs, seed=seed,
         )  # fmt: skip
-    except (ValueError, FileNotFoundError) as error:  # SpecError and WorldError are ValueErrors
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
     typer.echo((out / "card.md").read_text())
 
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
-    """Write the report of a finished run again, and show its findings."""
+    """Write the reports of a finished run again, and show their findings."""
     from causal_cxr.audits.report import Report
+    from causal_cxr.audits.shortcuts import ShortcutReport
 
+    of_shortcuts = (run / "shortcuts.json").is_file()
     try:
-        loaded = Report.load(run)
+        if (run / "report.json").is_file() or not of_shortcuts:
+            loaded = Report.load(run)
+            loaded.save(run)
+            for sentence in loaded.revealed()["sentence"]:
+                typer.echo(sentence)
+            typer.echo(f"report: {run / 'report.html'}")
+        if of_shortcuts:
+            relied = ShortcutReport.load(run)
+            relied.save(run)
+            for sentence in relied.relied_on()["sentence"]:
+                typer.echo(sentence)
+            typer.echo(f"report: {run / 'shortcuts.html'}")
     except FileNotFoundError as error:
         raise typer.BadParameter(str(error)) from None
-    loaded.save(run)
-    for sentence in loaded.revealed()["sentence"]:
-        typer.echo(sentence)
-    typer.echo(f"report: {run / 'report.html'}")
+
+
+@contextmanager
+def _errors_in_a_line() -> Iterator[None]:
+    """What the user can mend is told without a traceback."""
+    from causal_cxr.audits.store import ManifestMismatch
+
+    try:
+        yield
+    except (ValueError, FileNotFoundError, ManifestMismatch) as error:  # SpecError and WorldError are ValueErrors
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
 
 
 def main() -> None:

@@ -1,47 +1,28 @@
 """``causal-cxr audit`` on a folder of PNGs, as examples/folder_audit.yaml has it."""
 
 import re
-import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from audits.picture_folder import picture_folder
 from PIL import Image
 from typer.testing import CliRunner
 
-from causal_cxr.audits.spec import READERS, AuditSpec, ModelBlock, SpecError, _model
+from causal_cxr.audits.spec import AuditSpec, SpecError
+from causal_cxr.audits.specs.models import READERS, ModelBlock, open_model
 from causal_cxr.cli import app
 from causal_cxr.editors import DiffusionEditor
 from causal_cxr.graphs import Binary, CausalGraph
 from causal_cxr.readers import CLIPReader, load_concepts
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Older patients are imaged AP; AP pictures are brighter and mostly bear a mark that no column names."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "folder_models", raising=False)
-    for name in ("folder_audit.yaml", "folder_models.py"):
-        shutil.copy(EXAMPLES / name, tmp_path)
-    (tmp_path / "pictures").mkdir()
-    rng = np.random.default_rng(0)
-    for part, n in (("fit", 200), ("audit", 400)):
-        years = rng.uniform(20, 90, n).round()
-        ap = rng.uniform(size=n) < 0.2 + 0.6 * (years > 55)
-        marked, below = rng.uniform(size=n) < np.where(ap, 0.9, 0.1), rng.uniform(size=n) < 0.5
-        rows = []
-        for i in range(n):
-            picture = np.full((16, 16), 150 if ap[i] else 100, dtype=np.uint8)
-            picture[:2, :2], picture[-2:, :2] = 255 * marked[i], 255 * below[i]
-            Image.fromarray(picture).save(tmp_path / "pictures" / f"{part}{i}.png")
-            rows.append((f"{part}{i}.png", f"{part}-patient{i}", years[i], "AP" if ap[i] else "PA"))
-        table = pd.DataFrame(rows, columns=["picture", "patient", "years", "view"])
-        table.to_csv(tmp_path / f"{part}.csv", index=False)
-    return tmp_path
+    return picture_folder(tmp_path)
 
 
 def test_a_folder_of_pngs_is_audited_from_one_file(folder):
@@ -97,14 +78,14 @@ def test_the_line_named_is_the_line_of_the_key(folder):
 
 @pytest.mark.parametrize(("kind", "name"), [("clip", "CLIPReader"), ("probe", "ProbeReader")])
 def test_a_reader_without_a_path_is_the_shipped_one(kind, name):
-    made = _model("mine", ModelBlock(type=kind), ("clip", "probe"))
+    made = open_model("mine", ModelBlock(type=kind), ("clip", "probe"))
     assert type(made).__name__ == name
     assert made.fingerprint == type(made).from_shipped().fingerprint
 
 
 def test_an_editor_is_no_reader():
     with pytest.raises(SpecError, match="mine: type 'scm' does not suit"):
-        _model("mine", ModelBlock(type="scm"), ("clip", "probe"))
+        open_model("mine", ModelBlock(type="scm"), ("clip", "probe"))
 
 
 def test_a_published_pipeline_is_opened_with_what_the_graph_names(tmp_path, monkeypatch):
@@ -112,14 +93,14 @@ def test_a_published_pipeline_is_opened_with_what_the_graph_names(tmp_path, monk
     monkeypatch.setattr(DiffusionEditor, "from_pretrained", lambda source, **options: asked.append((source, options)))
     graph, options = CausalGraph([Binary("view", levels=("PA", "AP"))]), {"template": "{view}", "variant": "fp16"}
     for place in ({"path": tmp_path}, {"hub": "owner/name"}):
-        _model("mine", ModelBlock(type="diffusion", options=options, **place), ("diffusion", "scm"), graph)
+        open_model("mine", ModelBlock(type="diffusion", options=options, **place), ("diffusion", "scm"), graph)
     assert asked == [(tmp_path, {"graph": graph} | options), ("owner/name", {"graph": graph} | options)]
     with pytest.raises(
         SpecError, match=r"mine: type: diffusion has no options \['steps'\] here; there are \['revision'"
     ):
-        _model("mine", ModelBlock(type="diffusion", path=tmp_path, options={"steps": 3}), ("diffusion",), graph)
+        open_model("mine", ModelBlock(type="diffusion", path=tmp_path, options={"steps": 3}), ("diffusion",), graph)
     with pytest.raises(SpecError, match="mine: hub: is for diffusion and clip"):
-        _model("mine", ModelBlock(type="scm", hub="owner/name"), ("diffusion", "scm"), graph)
+        open_model("mine", ModelBlock(type="scm", hub="owner/name"), ("diffusion", "scm"), graph)
 
 
 def test_a_published_clip_model_is_asked_about_a_bank(tmp_path, monkeypatch):
@@ -128,10 +109,10 @@ def test_a_published_clip_model_is_asked_about_a_bank(tmp_path, monkeypatch):
     options = {"bank": "radiographs", "names": ["wires"], "regions": "crop"}
     wires = load_concepts(["wires"], bank="radiographs")
     for place in ({"path": tmp_path}, {"hub": "owner/name"}):
-        _model("mine", ModelBlock(type="clip", options=options, **place), READERS)
+        open_model("mine", ModelBlock(type="clip", options=options, **place), READERS)
     assert asked == [(tmp_path, wires, {"regions": "crop"}), ("hf-hub:owner/name", wires, {"regions": "crop"})]
     with pytest.raises(SpecError, match=r"type: clip has no options \['bnak'\]"):
-        _model("mine", ModelBlock(type="clip", path=tmp_path, options={"bnak": "phantom"}), READERS)
+        open_model("mine", ModelBlock(type="clip", path=tmp_path, options={"bnak": "phantom"}), READERS)
 
 
 def test_a_bank_of_ones_own_lies_beside_the_file(folder):
@@ -144,7 +125,7 @@ def test_a_bank_of_ones_own_lies_beside_the_file(folder):
 
 def test_a_kind_of_which_none_ships_needs_a_path():
     with pytest.raises(SpecError, match="mine: no measure model ships; give path"):
-        _model("mine", ModelBlock(type="measure"), READERS)
+        open_model("mine", ModelBlock(type="measure"), READERS)
 
 
 def test_an_editor_is_fine_tuned_on_the_dataset_of_a_specification(folder):
@@ -180,3 +161,21 @@ def test_an_editor_is_fine_tuned_on_the_dataset_of_a_specification(folder):
     )  # the base named other attributes: the adapter learns its own
     assert tuned.attributes == {"age", "view"}
     assert len({patient for patient in tuned.fitted_on if patient.startswith("audit-")}) == 200
+
+
+def test_a_table_of_labels_corrects_the_reader(folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(folder))
+    pictures = pd.read_csv(folder / "audit.csv")
+    bright = [np.asarray(Image.open(folder / "pictures" / name))[0, 0] == 255 for name in pictures["picture"]]
+    labels = pd.DataFrame({"image": pictures["picture"], "seen": np.array(bright, dtype=int)})[::2]
+    labels.to_csv(folder / "labels.csv", index=False)
+    file = folder / "folder_audit.yaml"
+    file.write_text(file.read_text() + "labels: {csv: labels.csv, file: image, columns: {mark: seen}}\n")
+    edges = AuditSpec.from_yaml(file).run().edges.set_index("concept")
+    assert edges.loc["mark", "labelled"] == 200
+    labels.assign(image="elsewhere/" + labels["image"]).to_csv(folder / "labels.csv", index=False)
+    with pytest.raises(SpecError, match="no image of the dataset has a label"):
+        AuditSpec.from_yaml(file).run()
+    labels.rename(columns={"seen": "saw"}).to_csv(folder / "labels.csv", index=False)
+    with pytest.raises(SpecError, match=r"has no columns \['seen'\]"):
+        AuditSpec.from_yaml(file).run()

@@ -9,8 +9,10 @@ from .limits import limits, statement
 from .looks import Looks
 from .observational import ObservationalSide, observational_side
 from .report import Report
+from .robustness import robustness
 from .shortcuts import ShortcutAudit, ShortcutReport, as_predictor
 from .store import ManifestMismatch
+from .table_search import Fusion, TableSearch
 from .trials import Trials
 from .unnamed import UnnamedSearch
 
@@ -20,6 +22,7 @@ __all__ = [
     "Audit",
     "Drift",
     "Fused",
+    "Fusion",
     "GraphTest",
     "Looks",
     "ManifestMismatch",
@@ -27,6 +30,7 @@ __all__ = [
     "Report",
     "ShortcutAudit",
     "ShortcutReport",
+    "TableSearch",
     "Trials",
     "UnnamedSearch",
     "analyse",
@@ -38,5 +42,6 @@ __all__ = [
     "limits",
     "observational_side",
     "reader_drift",
+    "robustness",
     "statement",
 ]

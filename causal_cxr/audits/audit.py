@@ -21,11 +21,14 @@ from causal_cxr.audits.anytime import Anytime, StoppingRule
 from causal_cxr.audits.doses import dose_curves, dose_responses, ignored
 from causal_cxr.audits.limits import limits
 from causal_cxr.audits.measure import measure
-from causal_cxr.audits.observational.study import ObservationalSide, observational_side
+from causal_cxr.audits.observational.study import observational_side
 from causal_cxr.audits.plans import plan
 from causal_cxr.audits.report import ComponentPicture, GalleryItem, Report
+from causal_cxr.audits.robustness import robustness
 from causal_cxr.audits.store import FACTUAL, load_composition, load_gallery, load_ledger, load_looks, load_measurements
+from causal_cxr.audits.table_search import TableSearch, refuse_unsearchable, search_and_fuse
 from causal_cxr.audits.trials import DEFAULT, Trials
+from causal_cxr.audits.unedited import Unedited
 from causal_cxr.audits.unnamed import UnnamedSearch
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.editors.editor import Editor
@@ -41,6 +44,8 @@ ANALYSIS_ONLY = (
     "labelled_outcomes",
     "may_touch",
     "observational",
+    "discovery",
+    "labels",
     "trials",  # of which each is done anew where it changes, and nothing else
 )  #: change these, and nothing is measured again
 
@@ -74,13 +79,16 @@ class Audit:
             change; elsewhere such a change is a limit of the editor (:func:`causal_cxr.audits.limits.limits`).
         observational: whether estimators are set side by side, refuted and doubted on unedited images
             (:func:`causal_cxr.audits.observational_side`); takes some seconds a pair of contrast and concept.
+        discovery: searches the unedited images' table, joins what is found with the declaration and what edits reveal, and
+            falsifies the whole (:class:`causal_cxr.audits.TableSearch`, which tells what it costs); nothing unless given.
         stopping: makes no more edits than the verdicts need: patients in random order, evidence that may be looked at any time
             (:mod:`causal_cxr.audits.anytime`). All edits are made unless given.
         unnamed: looks for concepts without a name, too: on one half of the patients, frozen, decided about on the other
             half only, in families of their own. Features are measured in the same pass.
 
     Raises:
-        ValueError: no reader, two readers of one name, a concept that none reads, or both of ``stopping`` and ``unnamed``.
+        ValueError: no reader, two readers of one name, a concept that none reads, both of ``stopping`` and ``unnamed``, or
+            a ``discovery`` with too little to search.
     """
 
     def __init__(
@@ -99,6 +107,7 @@ class Audit:
         steps: Sequence[float] = (),
         may_touch: Mapping[str, Collection[str]] | None = None,
         observational: bool = False,
+        discovery: TableSearch | None = None,
         stopping: Anytime | None = None,
     ) -> None:
         names = [reader.name for reader in readers]
@@ -113,13 +122,16 @@ class Audit:
             raise ValueError(f"No reader reads {unknown}; they read {sorted(known)}.")
         if stopping is not None and unnamed is not None:
             raise ValueError("A search for unnamed concepts needs every edit; leave out unnamed= or stopping=.")
+        if discovery is not None:
+            hidden = {concept.name for reader in readers for concept in reader.concepts if concept.attribute is None}
+            refuse_unsearchable(graph, hidden & set(concepts or known), discovery)
         self.graph, self.readers = graph, tuple(readers)
         self.concepts = None if concepts is None else frozenset(concepts)
         self.interventions = tuple(interventions or default_contrasts(graph))
         self.alpha, self.smallest_effect, self.n_edited = alpha, smallest_effect, n_edited
         self.labelled_outcomes, self.unnamed, self.stopping = labelled_outcomes, unnamed, stopping
         self.trials, self.steps = trials, tuple(steps)
-        self.may_touch, self.observational = may_touch, observational
+        self.may_touch, self.observational, self.discovery = may_touch, observational, discovery
 
     def run(
         self,
@@ -131,6 +143,7 @@ class Audit:
         batch_size: int = 64,
         out: str | Path | None = None,
         scm: Any = None,
+        labels: pd.DataFrame | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> Report:
         """Measure and analyse.
@@ -144,19 +157,19 @@ class Audit:
             out: run folder; a killed run with the same specification goes on from its last shard. A temporary folder
                 unless given.
             scm: attribute SCM of the graph; fitted to the dataset's table unless given.
+            labels: what is known of concepts in some of the images: a row an image of the dataset, a column a concept that a
+                reader reads, 0 or 1 (or a share between), NaN where nobody looked. Adjusted and marginal effects on these concepts
+                are then prediction-powered: the labels correct the reader on the audited images themselves. Which
+                images are labelled must not hang on the concept; best they are drawn at random.
             provenance: more to record in the report.
 
         Raises:
             ManifestMismatch: ``out`` holds another audit.
-            ValueError: audited patients overlap with those of a fit.
+            ValueError: audited patients overlap with those of a fit; labels of what no reader reads, of other rows, out of
+                range, or of an audit that stops.
         """
-        editors = dict(editor) if isinstance(editor, Mapping) else {"editor": editor}
-        bad = [name for name in editors if not re.fullmatch(r"[\w][\w .-]*", name) or name == FACTUAL]
-        if bad:
-            raise ValueError(
-                f"Editors cannot be called {bad}: names are folders, so use letters, digits, '_', '-', '.', not first a "
-                f"dot, and not {FACTUAL!r}."
-            )
+        editors = named_editors(editor)
+        self._check_labels(labels, dataset)
         self.refuse_overlap(editors, dataset)
         if device is not None:
             for model in (*editors.values(), *self.readers):
@@ -184,6 +197,8 @@ class Audit:
             "steps": list(self.steps),
             "may_touch": None if self.may_touch is None else {k: sorted(v) for k, v in self.may_touch.items()},
             "observational": self.observational,
+            "discovery": None if self.discovery is None else asdict(self.discovery),
+            "labels": None if labels is None else {str(name): _digest(labels[name]) for name in labels},
             "editors": {name: e.fingerprint for name, e in editors.items()},
             "readers": {r.name: r.fingerprint for r in self.readers},
             "dataset": dataset.fingerprint,
@@ -206,7 +221,8 @@ class Audit:
                 asked, quality, alpha=self.alpha, smallest_effect=self.smallest_effect,
                 labelled_outcomes=self.labelled_outcomes,
             )  # fmt: skip
-            specification["stopping"], again = asdict(self.stopping), ()  # what is decided says what is measured
+            # what is decided says what is measured
+            specification["stopping"], again = asdict(self.stopping), ("discovery",)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(out or temporary) / "measurements"
             images = len(made.rows) + len(editors) * (len(edited) + 32)
@@ -224,7 +240,7 @@ class Audit:
         options: dict[str, Any] = {"alpha": self.alpha, "smallest_effect": self.smallest_effect, "apart": apart}
         analysis = rule.analysis(measurements) if rule is not None else analyse(
             measurements, dataset.attributes, self.graph, self.interventions, asked, quality,
-            labelled_outcomes=self.labelled_outcomes, **options,
+            labelled_outcomes=self.labelled_outcomes, labels=labels, **options,
         )  # fmt: skip
         edges, pictures, more = analysis.edges, tuple[ComponentPicture, ...](), dict[str, Any]()
         if rule is not None:
@@ -242,6 +258,10 @@ class Audit:
         curves = dose_curves(looks.doses, asked, quality)
         more["refused_trials"] = {name: dict(said) for name, said in looks.refused.items() if said}
         more["doses_ignored"] = ignored(looks.doses)
+        described = robustness(
+            measurements, analysis.edges, self.graph, self.interventions, quality, alpha=self.alpha, seed=seed,
+            stopped=rule is not None,
+        )  # fmt: skip
         if self.unnamed is not None:
             found = searching.search(measurements, dataset, self.graph, made, self.readers, self.unnamed, seed=seed)
             specification["unnamed"] = searching.specification(self.unnamed, found)
@@ -279,13 +299,20 @@ class Audit:
             **more,
             **(provenance or {}),
         }  # fmt: skip
+        seen = Unedited.of_audit(dataset, measurements, edges, self.readers)
         report = Report(
             graph=self.graph, edges=edges, second_readings=analysis.second_readings,
             falsification=analysis.falsification, effectiveness=analysis.effectiveness, leak=analysis.leak,
             acceptance=analysis.acceptance, composition=composition, heterogeneity=analysis.heterogeneity,
-            reciprocal=analysis.reciprocal, limits=limited, dose_responses=responses, dose_curves=curves, quality=quality, gallery=gallery, measurements=measurements,
+            reciprocal=analysis.reciprocal, limits=limited, dose_responses=responses, dose_curves=curves, robustness=described, quality=quality, gallery=gallery, measurements=measurements,
             provenance=record, pictures=pictures,
-            observational=self._unedited(dataset, measurements, edges, seed) if self.observational else None,
+            observational=observational_side(
+                self.graph, seen.table, seen.patients.to_numpy(), seen.scores, self.interventions, reads=seen.reads,
+                delta=self.smallest_effect, alpha=self.alpha, seed=seed,
+            ) if self.observational else None,
+            fused=None if self.discovery is None else search_and_fuse(
+                self.graph, seen, edges, self.discovery, alpha=self.alpha, seed=seed
+            ),
         )  # fmt: skip
         if out is not None:
             report.save(out)
@@ -296,20 +323,23 @@ class Audit:
         chosen = self.concepts
         return tuple(c for c in reader.concepts if chosen is None or c.name in chosen or c.attribute is not None)
 
-    def _unedited(
-        self, dataset: Dataset, measurements: pd.DataFrame, edges: pd.DataFrame, seed: int
-    ) -> ObservationalSide:
-        """What unedited images say, by the reader of each concept that was chosen most often."""
-        factual = measurements[(measurements["kind"] == "factual") & measurements["accepted"]].sort_values("row")
-        chosen = edges[edges["reader"] != searching.NAME].groupby("concept", sort=False)["reader"]
-        best = chosen.agg(lambda readers: readers.mode()[0])
-        scores = pd.DataFrame({concept: factual[f"{reader}/{concept}"].to_numpy() for concept, reader in best.items()})
-        attribute = {c.name: c.attribute for reader in self.readers for c in reader.concepts if c.attribute is not None}
-        reads = {str(name): attribute[str(name)] for name in scores.columns if str(name) in attribute}
-        return observational_side(
-            self.graph, dataset.attributes.iloc[factual["row"]].reset_index(drop=True), factual["patient"].to_numpy(),
-            scores.astype(float), self.interventions, reads=reads, delta=self.smallest_effect, alpha=self.alpha, seed=seed,
-        )  # fmt: skip
+    def _check_labels(self, labels: pd.DataFrame | None, dataset: Dataset) -> None:
+        if labels is None:
+            return
+        if self.stopping is not None:
+            raise ValueError("Labels of concepts serve fixed-n estimates; leave out labels= or stopping=.")
+        hidden = {c.name for reader in self.readers for c in reader.concepts if c.attribute is None}
+        unknown = sorted(set(map(str, labels)) - hidden)
+        if unknown:
+            raise ValueError(f"labels: {unknown} are concepts that no reader reads; they read {sorted(hidden)}.")
+        if not labels.index.equals(pd.RangeIndex(len(dataset.attributes))):
+            raise ValueError(
+                f"labels: need a row for each of the {len(dataset.attributes)} images, in their order and numbered from 0, NaN "
+                "where nobody looked; use labels.reindex(range(n))."
+            )
+        beyond = [str(name) for name in labels if not labels[name].dropna().astype(float).between(0, 1).all()]
+        if beyond:
+            raise ValueError(f"labels: {beyond} have values outside [0, 1]; write 1 for present and 0 for absent.")
 
     def edited_rows(self, dataset: Dataset, seed: int) -> tuple[np.ndarray, dict[str, int]]:
         """Rows to edit: none with a missing labelled attribute; whole patients in a seeded order."""
@@ -340,6 +370,26 @@ class Audit:
                     f"{len(shared)} audited patients ({sorted(shared)[0]!r}, ...) were used to fit {name}; audit patients "
                     "that no model has seen: Subset(dataset, rows)."
                 )
+
+
+def named_editors(editor: Editor | Mapping[str, Editor]) -> dict[str, Editor]:
+    """Editors by name; one alone is ``editor``.
+
+    Raises:
+        ValueError: a name that no folder can have.
+    """
+    editors = dict(editor) if isinstance(editor, Mapping) else {"editor": editor}
+    bad = [name for name in editors if not re.fullmatch(r"[\w][\w .-]*", name) or name == FACTUAL]
+    if bad:
+        raise ValueError(
+            f"Editors cannot be called {bad}: names are folders, so use letters, digits, '_', '-', '.', not first a "
+            f"dot, and not {FACTUAL!r}."
+        )
+    return editors
+
+
+def _digest(column: pd.Series) -> str:
+    return hashlib.sha256(column.to_numpy(dtype=float).tobytes()).hexdigest()[:16]
 
 
 class _Progress:

@@ -76,5 +76,7 @@ def sentence(row: pd.Series, aside: str) -> str:
     numbers = "; ".join(
         f"{side} {row[f'{side}_effect']:+.2f} [{row[f'{side}_low']:+.2f}, {row[f'{side}_high']:+.2f}]" for side in SIDES
     )
+    if row.get("labelled"):
+        numbers += f"; adjusted and marginal rest on {row['labelled']:.0f} labels of the concept, too"
     said = f" ({aside})" if aside else ""
     return f"{row['contrast']} on {row['concept']}: {row['verdict']}{said}: {MEANING[row['verdict']]}; {numbers}."

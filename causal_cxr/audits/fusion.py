@@ -82,6 +82,10 @@ class Fused:
         ]
         return (*edges, *beside)
 
+    def evidence_of(self, a: str, b: str) -> pd.DataFrame:
+        """The rows of :attr:`evidence` about a pair, in either order; there may be some where no edge is."""
+        return _about(self.evidence, a, b)
+
     def independences(self, readable: Iterable[str] = ()) -> list[tuple[str, str, frozenset[str]]]:
         """What the unedited images could refute: one (a, b, given) a pair that every orientation separates.
 
@@ -157,7 +161,7 @@ class Fused:
         for row in self.edges.to_dict("records"):
             edge = _marked(row)
             out = edge.turned() if edge.at_a == "arrow" and edge.at_b != "arrow" else edge
-            said = _about(self.evidence, out.a, out.b)
+            said = self.evidence_of(out.a, out.b)
             copy.add_edge(
                 out.a, out.b, source_mark=out.at_a, target_mark=out.at_b, edge=str(out), sources=row["sources"],
                 oriented_by=row["oriented_by"], conflict=row["conflict"], provenance=row["provenance"],
@@ -170,20 +174,24 @@ class Fused:
         return "\n".join(nx.generate_graphml(self.to_networkx(), named_key_ids=True))
 
     def draw(self) -> "Drawing":
-        """A picture: what only edits or the table have found in the accent colour, what is in conflict dotted."""
+        """A picture: what only edits or the table have found in the accent colour, what is in conflict dotted.
+
+        Concepts that nothing is joined to are left out.
+        """
         from causal_cxr.graphs.discovery.drawing import DrawnEdge, draw_marked
 
         drawn = [
             DrawnEdge(
                 _marked(row),
-                f"{row['edge']}: {row['provenance']}",
-                text=row["conflict"],
+                f"{row['edge']}: {row['provenance']}" + (f" ({row['conflict']})" if row["conflict"] else ""),
                 found="declared" not in row["sources"],
                 doubted=bool(row["conflict"]),
             )
             for row in self.edges.to_dict("records")
         ]
-        return draw_marked(tuple(self.graph.attributes), drawn, hidden=self.concepts)
+        joined = {name for row in drawn for name in row.edge.pair}
+        shown = [name for name in self.graph.attributes if name in joined or name not in self.concepts]
+        return draw_marked(shown, drawn, hidden=self.concepts)
 
 
 def fuse(
@@ -216,6 +224,7 @@ def fuse(
     """
     revealed = pd.DataFrame(columns=["attribute", "concept"]) if edges is None else edges
     revealed = revealed.assign(concept=revealed["concept"].replace(dict(reads or {})))
+    revealed = revealed[revealed["attribute"] != revealed["concept"]]  # that an edit does what it is asked is no edge
     full = _with_concepts(graph, revealed, discovered)
     for name in dict.fromkeys([*revealed["attribute"], *(reads or {}).values()]):
         graph.known(name)
@@ -437,30 +446,41 @@ def _with_the_edits(
     graph: CausalGraph, attribute: str, concept: str, rows: pd.DataFrame, found: Mapping[frozenset[str], MarkedEdge],
     parted: Mapping[frozenset[str], Separation], revealed: pd.DataFrame,
 ) -> list[tuple[str, str, str, str]]:  # fmt: skip
-    pair, verdicts = frozenset((attribute, concept)), dict(zip(rows["editor"], rows["verdict"], strict=True))
-    hidden = [editor for editor, verdict in verdicts.items() if verdict == "hidden"]
-    unmoved = [editor for editor, verdict in verdicts.items() if verdict in NOT_MOVED]
+    pair = frozenset((attribute, concept))
+    verdicts = {str(editor): set(said) for editor, said in rows.groupby("editor", sort=False)["verdict"]}
+    hidden = [editor for editor, said in verdicts.items() if "hidden" in said]  # by one contrast of several
+    unmoved = [editor for editor, said in verdicts.items() if said <= set(NOT_MOVED)]
     listed = []
     if hidden and pair in parted:
         listed.append(
-            ("revealed but separated", f"{hidden} move {concept} with {attribute}, and {_parted(parted[pair])}")
+            ("revealed but separated", f"{_edits(hidden)} move {concept} with {attribute}, and {_parted(parted[pair])}")
         )
     if unmoved and not hidden and pair in found:
         listed.append(
-            ("adjacent but not moved", f"{found[pair]} in the unedited images, and {unmoved} do not move {concept}")
+            (
+                "adjacent but not moved",
+                f"{found[pair]} in the unedited images, and {_edits(unmoved)} do not move {concept}",
+            )
         )
     if hidden and unmoved:
-        listed.append(("editors disagree", f"{hidden} move {concept} with {attribute}, {unmoved} do not"))
-    if "mediated" in verdicts.values() and not _mediators(graph, attribute, concept, found, revealed):
+        listed.append(
+            ("editors disagree", f"{_edits(hidden)} move {concept} with {attribute}, {_edits(unmoved)} do not")
+        )
+    given = set().union(*verdicts.values())
+    if "mediated" in given and not _mediators(graph, attribute, concept, found, revealed):
         listed.append(
             (
                 "mediated by nothing",
                 f"{attribute} moves {concept} through labelled attributes, of which none is joined to it",
             )
         )
-    if "unsupported" in verdicts.values():
+    if "unsupported" in given:
         listed.append(("unsupported", f"{attribute} -> {concept} is declared, and neither side shows it"))
     return [(attribute, concept, kind, sentence) for kind, sentence in listed]
+
+
+def _edits(editors: list[str]) -> str:
+    return f"edits by {' and '.join(editors)}"
 
 
 def _parted(found: Separation) -> str:

@@ -109,7 +109,9 @@ def suspicions(
         return unknown
     width = features.shape[1]
     scaled = StandardScaler().fit_transform(np.asarray(features, dtype=np.float64))
-    squares, directions = np.linalg.eigh(scaled @ scaled.T)  # an SVD's, in a seventh of its time: n is far below the width
+    squares, directions = np.linalg.eigh(
+        scaled @ scaled.T
+    )  # an SVD's, in a seventh of its time: n is far below the width
     rotated, found = directions * np.sqrt(np.maximum(squares, 0.0)), np.full(n, np.nan)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     for fitted, rest in folds.split(rotated, made, whose):

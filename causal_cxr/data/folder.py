@@ -72,7 +72,7 @@ class FolderDataset:
         if len(twice):
             raise ValueError(f"{len(twice)} file(s) have several rows: {twice[:5].tolist()}; keep one each.")
         attributes = graph.coerce(pd.DataFrame({name: table[column] for name, column in needed.items()}))
-        patients = _as_ids(table[patient])
+        patients = as_ids(table[patient])
         texts = table[text].astype(str) if text else None
         names = table[file].astype(str)
         self._set(graph, attributes, patients, texts, tuple(names), tuple(folder / name for name in names), size)
@@ -146,7 +146,7 @@ class FolderDataset:
         return problems
 
 
-def _as_ids(column: pd.Series) -> pd.Series:
+def as_ids(column: pd.Series) -> pd.Series:
     """Ids as text; whole numbers that a gap in the column made decimal lose their ``.0``."""
     if pd.api.types.is_float_dtype(column) and (column == column.round()).all():
         column = column.astype("int64")

@@ -8,11 +8,12 @@ import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from audits.fakes import GRAPH, CornerDataset, CornerEditor, CornerReader
 
-from causal_cxr.audits import Audit, ManifestMismatch, Report
+from causal_cxr.audits import Anytime, Audit, ManifestMismatch, Report
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +175,46 @@ def test_an_audit_may_try_nothing_beside_its_edits_and_then_knows_less_of_its_ed
     assert spare.provenance["ledger"]["editor"] < usual.provenance["ledger"]["editor"]
     unknown = spare.limits[spare.limits["kind"].isin(["composition", "reversibility"])]
     assert set(unknown["state"]) == {"unknown"}
+
+
+def leads_seen(dataset: CornerDataset, share: float = 0.3) -> pd.DataFrame:
+    """The truth of ``leads`` in some images."""
+    seen = np.random.default_rng(5).uniform(size=len(dataset.leads)) < share
+    return pd.DataFrame({"leads": np.where(seen, dataset.leads, np.nan)})
+
+
+def test_labels_of_a_concept_enter_the_datas_side_and_nothing_is_measured_again(report):
+    dataset = CornerDataset(2000)
+    labels = leads_seen(dataset)
+    found = Audit(GRAPH, [CornerReader()], n_edited=300).run(
+        CornerEditor(), dataset, out=report[1], seed=1, labels=labels
+    )
+    by_reader = report[0].edges.set_index(["attribute", "concept"])
+    by_label = found.edges.set_index(["attribute", "concept"])
+    assert by_label.loc[("view", "leads"), "labelled"] == labels["leads"].notna().sum()
+    assert by_label.loc[("view", "control"), "labelled"] == 0
+    assert by_label.loc[("view", "leads"), "adjusted_effect"] == pytest.approx(0.7, abs=0.06)
+    assert "labels of the concept" in by_label.loc[("view", "leads"), "sentence"]
+    assert by_label.loc[("view", "leads"), "editor_effect"] == by_reader.loc[("view", "leads"), "editor_effect"]
+    pd.testing.assert_frame_equal(found.measurements, report[0].measurements)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda labels: labels.rename(columns={"leads": "wires"}), r"\['wires'\] are concepts that no reader reads"),
+        (lambda labels: labels.rename(columns={"leads": "sick"}), r"\['sick'\] are concepts that no reader reads"),
+        (lambda labels: labels[10:], "a row for each of the 200 images"),
+        (lambda labels: 2 * labels, "outside"),
+    ],
+)
+def test_labels_that_do_not_fit_the_audit_are_refused(change, said):
+    dataset = CornerDataset(200)
+    with pytest.raises(ValueError, match=said):
+        Audit(GRAPH, [CornerReader()]).run(CornerEditor(), dataset, labels=change(leads_seen(dataset)))
+
+
+def test_an_audit_that_stops_takes_no_labels():
+    dataset = CornerDataset(200)
+    with pytest.raises(ValueError, match="leave out labels= or stopping="):
+        Audit(GRAPH, [CornerReader()], stopping=Anytime()).run(CornerEditor(), dataset, labels=leads_seen(dataset))

@@ -17,13 +17,15 @@ import pandas as pd
 import pytest
 from audits.fakes import CONCEPTS, GRAPH, CornerDataset, CornerEditor, CornerReader
 
-from causal_cxr.audits import Audit, Report, observational_side
+from causal_cxr.audits import Audit, Report, TableSearch, observational_side
 from causal_cxr.audits.report import GalleryItem
 from causal_cxr.audits.report.checks import checks, editor_null, placebo_attributes
 from causal_cxr.audits.report.frames import frame_from_json, frame_to_json
-from causal_cxr.audits.report.page import MOST_CELLS, PER_CONTRAST
+from causal_cxr.audits.report.page import MOST_CELLS, PER_CONTRAST, signed
 from causal_cxr.audits.report.pictures import difference
 from causal_cxr.audits.report.report import FRAMES
+from causal_cxr.audits.table_search import search_and_fuse
+from causal_cxr.audits.unedited import Unedited
 from causal_cxr.graphs import Binary, CausalGraph, default_contrasts
 from causal_cxr.readers.quality import ReaderQuality
 
@@ -483,7 +485,7 @@ def test_a_folder_without_a_report_is_refused(tmp_path):
 
 def test_a_report_of_an_earlier_version_is_refused_with_the_mend(tmp_path):
     Path(tmp_path / "report.json").write_text('{"graph": {}, "edges": {}}')
-    with pytest.raises(FileNotFoundError, match="has format 1, this version reads 4; run the audit again"):
+    with pytest.raises(FileNotFoundError, match="has format 1, this version reads 5; run the audit again"):
         Report.load(tmp_path)
 
 
@@ -530,3 +532,55 @@ def test_the_page_sets_estimators_side_by_side_and_says_what_did_not_pass_first(
     assert all(f"<td>{estimator}" in text for estimator in ("regression", "ipw", "doubly robust"))
     assert f"{(side.refutations['passes'] == 'yes').sum()} more passed" in text
     assert EVIL not in text
+
+
+def with_fusion(report: Report, search: TableSearch, leads: str = "leads", **changes: object) -> Report:
+    """The report with a search of its own images, in which ``leads`` may be called otherwise and edges changed."""
+    dataset = CornerDataset(2000)
+    scores = pd.DataFrame({leads: dataset.leads.astype(float), "control": dataset.control.astype(float)})
+    seen = Unedited(dataset.attributes, dataset.patients, scores, {})
+    edges = report.edges.assign(concept=report.edges["concept"].replace("leads", leads), **changes)
+    fused = search_and_fuse(report.graph, seen, edges, search)
+    asked = {**report.provenance["specification"], "discovery": dataclasses.asdict(search)}
+    return dataclasses.replace(changed(report, specification=asked), fused=fused)
+
+
+@pytest.fixture(scope="module")
+def with_calls(report: Report) -> Report:
+    return with_fusion(report, TableSearch(resamples=3, calls=True))
+
+
+def test_the_page_says_of_every_edge_who_says_so(with_calls: Report) -> None:
+    page = with_calls.to_html()
+    said = section(page, "fused")
+    assert "FCI searched 4 columns in one image of each of 1,000 patients, and was told nothing of the" in said
+    assert "2 edges : 1 declared, 2 discovered, 1 revealed" in said
+    assert "nothing was joined to control" in said
+    rows = [words(row) for row in re.findall(r"<tr><td>.*?</tr>", page.partition('<section id="fused">')[2], re.DOTALL)]
+    assert rows[0] == "disease → view ✓ 100% – declared –"
+    leads = with_calls.edges[(with_calls.edges["attribute"] == "view") & (with_calls.edges["concept"] == "leads")]
+    for edge in leads.to_dict("records"):
+        assert f"{edge['verdict']} {signed(edge['editor_effect'])} [" in rows[1]
+        assert edge["editor"] in rows[1]
+    assert rows[1].endswith("editors disagree")
+    assert with_calls.fused.words in said
+    assert '<a href="#fused">' in page
+
+
+def test_the_page_names_what_contradicts_the_graph_and_what_edits_say_of_it(report: Report) -> None:
+    blind = with_fusion(report, TableSearch(resamples=3), verdict="undecided")
+    said = section(blind.to_html(), "fused")
+    assert blind.fused.words in said
+    assert "view and leads should be independent, but their partial correlation is +0.6" in said
+    assert "Edits: undecided by controlled, undecided by learnt" in said
+    assert "disease → view ✓ 100%" in said
+
+
+def test_hostile_names_in_the_fused_graph_are_text(report: Report, tmp_path: Path) -> None:
+    hostile = with_fusion(report, TableSearch(resamples=2, calls=True), EVIL, editor=EVIL)
+    page = dataclasses.replace(report, fused=hostile.fused, provenance=hostile.provenance).to_html()
+    assert "script" not in {tag for tag, _ in Tags(page).found}
+    assert EVIL not in page
+    assert html.escape(EVIL, quote=False)[:12] in page
+    again = Report.load(hostile.save(tmp_path))
+    pd.testing.assert_frame_equal(again.fused.graph.edges, hostile.fused.graph.edges)

@@ -1,5 +1,5 @@
 from .betting import ClusteredSums, confidence_sequence, log_e_above, log_e_no, log_e_yes
-from .bootstrap import bootstrap_interval, mean_difference, mean_ratio
+from .bootstrap import bca_means, bootstrap_interval, mean_difference, mean_ratio
 from .doubly_robust import DoublyRobust, cross_fitted_effect, pseudo_outcomes
 from .effect import NOTHING, Effect, IntervalEstimate
 from .evalues import benjamini_yekutieli_calibrator, e_bh, e_needed, spared, spared_error
@@ -9,7 +9,7 @@ from .power import minimum_detectable_effect, patients_needed, planned_effect, p
 from .prediction_powered import PredictionPowered, prediction_powered_difference, prediction_powered_effect
 from .randomisation import FlipTest, draw_signs, multiplier_max_t, signflip_test
 from .ratios import fieller_interval, paired_ratio
-from .robust import hodges_lehmann, probability_of_improvement
+from .robust import clustered_share, hodges_lehmann, probability_of_improvement
 from .standardised import SPLINE_POWERS, covariate_columns, design_matrix, g_computation
 
 __all__ = [
@@ -21,9 +21,11 @@ __all__ = [
     "FlipTest",
     "IntervalEstimate",
     "PredictionPowered",
+    "bca_means",
     "benjamini_yekutieli",
     "benjamini_yekutieli_calibrator",
     "bootstrap_interval",
+    "clustered_share",
     "confidence_sequence",
     "covariate_columns",
     "cross_fitted_effect",

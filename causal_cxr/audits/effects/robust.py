@@ -125,12 +125,30 @@ def probability_of_improvement(
     0.75
     """
     _check(difference, patients)
-    better = np.where(np.abs(difference) <= tie, 0.5, difference > 0)
-    effect = paired_effect(better, patients)
+    return clustered_share(np.where(np.abs(difference) <= tie, 0.5, difference > 0), patients, level=level)
+
+
+def clustered_share(values: np.ndarray, patients: np.ndarray, *, level: float = 0.95) -> IntervalEstimate:
+    """Mean over images of values in [0, 1], a share where they are 0 and 1, with the interval of
+    :func:`probability_of_improvement`.
+
+    Args:
+        values: ``(n,)`` in [0, 1], or bool.
+        patients: ``(n,)`` ids.
+        level: two-sided.
+
+    Returns:
+        NaN limits for fewer than 3 patients.
+
+    >>> found = clustered_share(np.array([True, False, False, False]), np.arange(4))
+    >>> found.value, found.low > 0, found.high < 1
+    (0.25, True, True)
+    """
+    effect = paired_effect(values, patients)
     if not effect.patients:
-        value = float(better.mean()) if len(better) else float("nan")
+        value = float(np.mean(values)) if len(values) else float("nan")
         count = len(np.unique(patients))
-        return IntervalEstimate(value, np.nan, np.nan, level, len(better), count)
+        return IntervalEstimate(value, np.nan, np.nan, level, len(values), count)
     from statsmodels.stats.proportion import proportion_confint
 
     settled = effect.se > 1e-9  # what paired_effect calls 1e-12 is none

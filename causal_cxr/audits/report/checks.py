@@ -91,8 +91,8 @@ def editor_null(report: "Report") -> list[NullEffects]:
 def checks(report: "Report") -> list[Check]:
     """What to look at before a finding is believed."""
     alpha = float(report.provenance["specification"]["alpha"])
-    said = [_graph(report.falsification), *_editors(report), *_limits(report.limits), *_rival(report.edges, alpha), *_readers(report.edges),
-            *_left_out(report)]  # fmt: skip
+    said = [_graph(report.falsification), *_fused(report), *_editors(report), *_limits(report.limits), *_rival(report.edges, alpha), *_readers(report.edges),
+            *_labels(report.edges), *_left_out(report)]  # fmt: skip
     return [Check("look" if look else "fine", about, answer, where) for look, about, answer, where in said]
 
 
@@ -107,6 +107,18 @@ def _graph(falsification: pd.DataFrame) -> Said:
     if rejected:
         return True, about, f"is contradicted by the table: {rejected} of {tested} implied independences fail", where
     return False, about, f"is not contradicted by the table in {tested} tests", where
+
+
+def _fused(report: "Report") -> Iterator[Said]:
+    if report.fused is None:
+        return
+    about, where, tests = "Declaration, table and edits", "fused", report.fused.falsification
+    rejected, conflicts = int(tests["rejected"].sum()), len(report.fused.graph.conflicts)
+    if rejected or conflicts:
+        answer = f"disagree in {conflicts} places; {rejected} of {len(tests)} independences of their joint graph fail"
+        yield True, about, answer, where
+    else:
+        yield False, about, f"make one graph, which is not contradicted in {len(tests)} tests", where
 
 
 def _editors(report: "Report") -> Iterator[Said]:
@@ -175,6 +187,17 @@ def _readers(edges: pd.DataFrame) -> Iterator[Said]:
         yield differ > 0, "Second readers", answer, "edges"
     else:
         yield True, "Second readers", "are wanting: everything rests on one reader", "edges"
+
+
+def _labels(edges: pd.DataFrame) -> Iterator[Said]:
+    unused = sorted(edges.loc[edges["labels_unused"] != "", "concept"].unique())
+    if unused:
+        yield (
+            True,
+            "Labels of concepts",
+            f"could not serve everywhere for {_some(unused)}: readings stand there",
+            "edges",
+        )
 
 
 def _left_out(report: "Report") -> Iterator[Said]:

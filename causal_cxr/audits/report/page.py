@@ -16,12 +16,15 @@ from causal_cxr.audits.obedience import EFFECTIVE_RATIO
 from causal_cxr.audits.report import pictures
 from causal_cxr.audits.report.checks import checks, editor_null
 from causal_cxr.audits.report.frames import records
+from causal_cxr.audits.robustness import telling
 from causal_cxr.audits.verdicts import MEANING
+from causal_cxr.graphs.discovery.marks import MarkedEdge
 from causal_cxr.readers.quality import blind_spots
 
 if TYPE_CHECKING:
     from causal_cxr.audits.observational import ObservationalSide
     from causal_cxr.audits.report.report import GalleryItem, Report
+    from causal_cxr.audits.table_search import Fusion
 
 ORDER = ("hidden", "mediated", "contradicted", "confounded", "artifact", "declared", "missed", "unsupported", "spurious",
          "undecided", "none")  #: of verdicts on the page  # fmt: skip
@@ -30,16 +33,26 @@ PER_CONTRAST = 3  #: gallery rows an editor x contrast: the first audited images
 GALLERY_BYTES, PAGE_BYTES = 1_300_000, 1_950_000  #: where there are many galleries, each shows fewer images
 MANY_REVEALED = 8  #: edges of one editor; beyond, their graph takes the whole width
 MANY_CONTRASTS = 7  #: beyond, matrices stand below each other
+#: Edges with their marks: a circle is an open end.
+GLYPHS = {"-->": "→", "<--": "←", "<->": "↔", "o->": "o→", "<-o": "←o", "o-o": "o–o", "---": "—", "o--": "o—",
+          "--o": "—o"}  # fmt: skip
 OUTLINED = ".outlined { position: relative } .box { position: absolute; inset: 0; width: 100%; height: 100% }\n"
 MOST_STATED = 12  #: limits of the editors, before the fold
 MOST_DOSES = 40
 MOST_ESTIMATES = 30  #: from unedited images, written out
+MOST_FUSED = 12  #: disagreements of sources, and contradictions by the unedited images, before the fold
+MOST_ROBUSTNESS = 40  #: means beside other summaries, written out
 MOST_COMPARED = 20  #: differences between witnesses written out
 MOST_CELLS = 250  #: cells written out, the findings first; the matrix and edges.csv have all
 
 
-def page(report: "Report") -> str:
-    """The whole page; every name from the data is escaped."""
+def page(report: "Report", shortcuts: str | None = None) -> str:
+    """The whole page; every name from the data is escaped.
+
+    Args:
+        report: to be shown.
+        shortcuts: link to the page of a shortcut audit beside it.
+    """
     editors = _editors(report)
     style = (Path(__file__).parent / "page.css").read_text()
     for i in range(1, len(editors) + 1):
@@ -66,7 +79,8 @@ def page(report: "Report") -> str:
         "refusals": _refusals(report.edges), "most_compared": MOST_COMPARED,
         "heterogeneity": records(report.heterogeneity.sort_values("difference", key=abs, ascending=False)),
         "reciprocal": records(report.reciprocal), "observational": report.observational,
-        **_observational(report.observational),
+        **_observational(report.observational), **_fused(report.fused),
+        "robustness": records(telling(report.robustness)), "most_robustness": MOST_ROBUSTNESS, "shortcuts": shortcuts,
         **_limits(report.limits), **_doses(report.dose_responses),
         "blind_slope": BLIND_SLOPE, "unnamed": _unnamed(report, cells),
     }  # fmt: skip
@@ -115,6 +129,16 @@ def number(value: Any, digits: int = 2) -> str:
     return text.lstrip("-") if not text.strip("-0.") else text.replace("-", "−")
 
 
+def marks(sentence: Any) -> str:
+    """The marks of edges as a page writes them.
+
+    >>> marks("age o-> view in the table")
+    'age o→ view in the table'
+    """
+    words = str(sentence).split(" ")
+    return " ".join(GLYPHS.get(word, word) for word in words)
+
+
 def _environment() -> Any:
     from jinja2 import Environment, PackageLoader
 
@@ -122,7 +146,7 @@ def _environment() -> Any:
         loader=PackageLoader("causal_cxr.audits.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"signed": signed, "number": number, "percent": lambda share: f"{share:.0%}",
-                            "arrow": lambda name: str(name).replace("->", "→")}  # fmt: skip
+                            "marks": marks, "arrow": lambda name: str(name).replace("->", "→")}  # fmt: skip
     return environment
 
 
@@ -196,6 +220,42 @@ def _observational(side: "ObservationalSide | None") -> dict[str, Any]:
         "refuted": open_ones, "passed": len(refuted) - len(open_ones),
         "sensitivity": records(side.sensitivity), "identification": records(side.identification),
     }  # fmt: skip
+
+
+def _fused(fusion: "Fusion | None") -> dict[str, Any]:
+    """The graph of all sources: each edge with what every source says of it, and the tests, the rejected ones first."""
+    if fusion is None:
+        return {"fused": None}
+    edges, searched = records(fusion.graph.edges), set(fusion.discovered.variables)
+    shares = {frozenset((row["a"], row["b"])): row["adjacent"] for row in records(fusion.frequencies)}
+    rows = []
+    for edge in edges:
+        a, b, glyph = _causes_first(edge)
+        pair, said = frozenset((a, b)), fusion.graph.evidence_of(a, b)
+        edits = records(said[said["source"] == "revealed"])
+        rows.append(
+            {**edge, "a": a, "b": b, "glyph": glyph, "edits": edits,
+             "declared": "declared" in edge["sources"], "discovered": "discovered" in edge["sources"],
+             "share": shares.get(pair, 0.0) if pair <= searched else None,
+             "several": len({r["contrast"] for r in edits}) > 1}
+        )  # fmt: skip
+    tests = [{**row, "said": fusion.said_of(row["a"], row["b"])} for row in records(fusion.falsification)]
+    joined = {name for edge in edges for name in (edge["a"], edge["b"])}
+    by_source = {s: sum(s in edge["sources"] for edge in edges) for s in ("declared", "discovered", "revealed")}
+    return {
+        "fused": fusion, "fused_edges": rows, "fused_drawing": fusion.graph.draw().svg, "joined": by_source,
+        "alone": [name for name in fusion.graph.concepts if name not in joined],
+        "disagreements": records(fusion.graph.conflicts), "most_fused": MOST_FUSED,
+        "fused_tests": sorted(tests, key=lambda row: (not row["rejected"], -_size(row["correlation"]))),
+    }  # fmt: skip
+
+
+def _causes_first(edge: Mapping[str, Any]) -> tuple[str, str, str]:
+    """The ends in the order in which the edge reads best, and its marks."""
+    marked = MarkedEdge(edge["a"], edge["b"], edge["at_a"], edge["at_b"])
+    if marked.at_a == "arrow" and marked.at_b != "arrow":
+        marked = marked.turned()
+    return marked.a, marked.b, GLYPHS[str(marked).removeprefix(marked.a).removesuffix(marked.b).strip()]
 
 
 def _matrix(report: "Report", cells: list[dict[str, Any]], editor: str) -> dict[str, Any]:

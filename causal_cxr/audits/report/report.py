@@ -11,17 +11,21 @@ import numpy as np
 import pandas as pd
 
 from causal_cxr.audits.falsification import GraphTest
+from causal_cxr.audits.fusion import Fused
 from causal_cxr.audits.observational.study import ObservationalSide
 from causal_cxr.audits.report.frames import frame_from_json, frame_to_json, strict
+from causal_cxr.audits.table_search import Fusion
 from causal_cxr.data.whole_file import whole_file
 from causal_cxr.graphs import CausalGraph
+from causal_cxr.graphs.discovery.discovered import Discovered
 from causal_cxr.readers.quality import ReaderQuality
 
 REVEALED = ("hidden", "mediated")  #: verdicts that draw an edge the graph does not have
 FRAMES = ("edges", "second_readings", "falsification", "effectiveness", "leak", "acceptance", "composition", "heterogeneity",
-          "reciprocal", "limits", "dose_responses", "dose_curves")  # fmt: skip
+          "reciprocal", "limits", "dose_responses", "dose_curves", "robustness")  # fmt: skip
 PICTURES = ("factual", "null", "counterfactual")  #: of a gallery item
-FORMAT = 4  #: of report.json
+SHORTCUTS = "shortcuts.html"  #: a shortcut audit's page, where one lies in the same folder
+FORMAT = 5  #: of report.json
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Report:
             other way round (:mod:`causal_cxr.audits.heterogeneity`).
         limits: of the editors, by attribute and group of patients (:func:`causal_cxr.audits.limits.limits`).
         dose_responses, dose_curves: :mod:`causal_cxr.audits.doses`; empty unless doses were asked for.
+        robustness: other summaries of the same edits (:func:`causal_cxr.audits.robustness.robustness`).
         quality: by reader.
         gallery: of the first edited images.
         measurements: the table that every number can be recomputed from.
@@ -74,6 +79,7 @@ class Report:
             concepts without a name found).
         pictures: of these.
         observational: more of what unedited images say, where it was asked for.
+        fused: declaration, table and edits in one graph, where the table was searched.
     """
 
     graph: CausalGraph
@@ -89,12 +95,14 @@ class Report:
     limits: pd.DataFrame
     dose_responses: pd.DataFrame
     dose_curves: pd.DataFrame
+    robustness: pd.DataFrame
     quality: Mapping[str, ReaderQuality]
     gallery: tuple[GalleryItem, ...]
     measurements: pd.DataFrame
     provenance: Mapping[str, Any]
     pictures: tuple[ComponentPicture, ...] = ()
     observational: ObservationalSide | None = None
+    fused: Fusion | None = None
 
     def revealed(self, editor: str | None = None) -> pd.DataFrame:
         """Edges that the declared graph does not have."""
@@ -104,7 +112,7 @@ class Report:
     def save(self, folder: str | Path) -> Path:
         """Write ``report.html``, ``report.json``, ``edges.csv``, ``graph.graphml``, ``graph.dot``, ``measurements/``.
 
-        Each file is written beside and then renamed. ``report.json`` is strict JSON: what is not finite is null.
+        ``fused.graphml`` too, where the table was searched. Each file is written beside and then renamed. ``report.json`` is strict JSON: what is not finite is null.
 
         Raises:
             ValueError: the folder holds the measurements of another audit.
@@ -118,16 +126,23 @@ class Report:
             "quality": {name: _quality_to_json(quality) for name, quality in self.quality.items()},
             "provenance": strict(self.provenance),
             "observational": None if self.observational is None else _observational_to_json(self.observational),
+            "fused": None if self.fused is None else _fused_to_json(self.fused),
         }
-        for name, items in (("gallery.npz", self.gallery), ("unnamed.npz", self.pictures)):
-            if items:
-                _whole(folder / name, _stacked(items))
-            else:  # that of an earlier report must not be read back with this one
+        optional = {
+            "gallery.npz": _stacked(self.gallery) if self.gallery else None,
+            "unnamed.npz": _stacked(self.pictures) if self.pictures else None,
+            "fused.graphml": None if self.fused is None else self.fused.graph.to_graphml().encode(),
+        }
+        for name, written in optional.items():
+            if written is not None:
+                _whole(folder / name, written)
+            else:  # that of an earlier report must not be taken for this one's
                 (folder / name).unlink(missing_ok=True)
         _whole(folder / "edges.csv", self.edges.to_csv(index=False).encode())
         _whole(folder / "graph.graphml", self.graph.to_graphml().encode())
         _whole(folder / "graph.dot", self.graph.to_dot().encode())
-        _whole(folder / "report.html", self.to_html().encode())
+        beside = SHORTCUTS if (folder / SHORTCUTS).is_file() else None
+        _whole(folder / "report.html", self.to_html(shortcuts=beside).encode())
         _whole(folder / "report.json", json.dumps(content, indent=1, allow_nan=False).encode())
         return folder
 
@@ -162,6 +177,7 @@ class Report:
             observational=(
                 None if content["observational"] is None else _observational_from_json(content["observational"])
             ),
+            fused=None if content["fused"] is None else _fused_from_json(content["fused"]),
         )
 
     def _save_measurements(self, folder: Path) -> None:
@@ -175,11 +191,15 @@ class Report:
         for kind, frame in self.measurements.groupby("editor", sort=False):
             _whole(folder / (str(kind) or FACTUAL) / "shard-00000.parquet", _parquet(frame))
 
-    def to_html(self) -> str:
-        """One self-contained page; every name from the data is escaped."""
+    def to_html(self, *, shortcuts: str | None = None) -> str:
+        """One self-contained page; every name from the data is escaped.
+
+        Args:
+            shortcuts: link to the page of a shortcut audit, in the navigation.
+        """
         from causal_cxr.audits.report.page import page
 
-        return page(self)
+        return page(self, shortcuts)
 
     def _repr_html_(self) -> str:
         from causal_cxr.audits.report.page import notebook
@@ -239,6 +259,31 @@ def _observational_from_json(content: Mapping[str, Any]) -> ObservationalSide:
         test[name] = float("nan") if test[name] is None else test[name]
     frames = {name: frame_from_json(content[name]) for name in OBSERVATIONAL}
     return ObservationalSide(**frames, graph_test=GraphTest(**test), unrefuted=content["unrefuted"])
+
+
+FUSED = ("edges", "evidence", "conflicts")  #: frames of the graph
+
+
+def _fused_to_json(fusion: Fusion) -> dict[str, Any]:
+    return {
+        "graph": fusion.graph.graph.to_dict(),
+        **{name: frame_to_json(getattr(fusion.graph, name)) for name in FUSED},
+        "discovered": strict(fusion.discovered.to_dict()),
+        "frequencies": frame_to_json(fusion.frequencies),
+        "falsification": frame_to_json(fusion.falsification),
+        "untested": fusion.untested,
+    }
+
+
+def _fused_from_json(content: Mapping[str, Any]) -> Fusion:
+    graph = Fused(CausalGraph.from_dict(content["graph"]), **{name: frame_from_json(content[name]) for name in FUSED})
+    return Fusion(
+        graph=graph,
+        discovered=Discovered.from_dict(content["discovered"]),
+        frequencies=frame_from_json(content["frequencies"]),
+        falsification=frame_from_json(content["falsification"]),
+        untested=content["untested"],
+    )
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:

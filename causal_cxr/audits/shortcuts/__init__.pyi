@@ -1,5 +1,6 @@
 from .audit import ShortcutAudit
 from .predictors import Predictor, as_predictor
 from .report import ShortcutReport
+from .spec import ShortcutSpec
 
-__all__ = ["Predictor", "ShortcutAudit", "ShortcutReport", "as_predictor"]
+__all__ = ["Predictor", "ShortcutAudit", "ShortcutReport", "ShortcutSpec", "as_predictor"]

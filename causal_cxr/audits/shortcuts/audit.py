@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from causal_cxr.audits.audit import Audit
+from causal_cxr.audits.audit import Audit, named_editors
 from causal_cxr.audits.measure import measure
 from causal_cxr.audits.plans import Plan, plan
 from causal_cxr.audits.report import Report
@@ -34,6 +34,7 @@ from causal_cxr.graphs import Binary, CausalGraph, Contrast
 from causal_cxr.readers.reader import Reader
 
 SEEN = 16  #: images whose scores are a model's fingerprint
+MEASUREMENTS = "shortcut-measurements"  #: in the run folder, where an audit may have its ``measurements`` beside it
 
 
 class ShortcutAudit:
@@ -86,9 +87,7 @@ class ShortcutAudit:
         carriers: Mapping[str, Sequence[str | Binary]] | None = None,
         n_edited: int | None = None,
     ) -> None:
-        if target not in graph.labelled or not isinstance(graph.attributes[target], Binary):
-            binary = [name for name in graph.labelled if isinstance(graph.attributes[name], Binary)]
-            raise ValueError(f"The target {target!r} is no labelled Binary attribute of the graph; those are {binary}.")
+        refuse_target(graph, target)
         wrong = sorted(set(manifestations or {}) - {target})
         if wrong:
             raise ValueError(f"manifestations: {wrong} are not the target {target!r}; one audit has one target.")
@@ -138,7 +137,8 @@ class ShortcutAudit:
             editor: one, or several by name.
             dataset: labelled images that neither editors, readers nor models were fitted on.
             seed: the only source of chance.
-            out: run folder: the report is saved there, and a killed run goes on from its last shard.
+            out: run folder: the report is saved there, and a killed run goes on from its last shard. It may be an audit's:
+                the page then links to the audit's.
             batch_size: images a shard; part of the specification, since it changes rounding.
             scm: attribute SCM of the graph; fitted to the dataset's table unless given.
             report: of an audit of these data, whose revealed edges name the candidate carriers in place of all concepts.
@@ -148,7 +148,7 @@ class ShortcutAudit:
             ValueError: audited patients were used in a fit; a model's answer is of no use; no image can be edited.
         """
         asked = self.question
-        editors = dict(editor) if isinstance(editor, Mapping) else {"editor": editor}
+        editors = named_editors(editor)
         models = dict(model) if isinstance(model, Mapping) else {"model": model}
         if not models:
             raise ValueError("There is no model to audit; pass one, or {name: model}.")
@@ -169,10 +169,11 @@ class ShortcutAudit:
         scored = Predictions(predictors, _first_images(dataset, edited))
         plans = {name: self._plan(e, dataset, edited, scm, seed, batch_size) for name, e in editors.items()}
         specification = self._specification(editors, dataset, edited, seed, batch_size, scored, plans)
+        specification["audit"] = None if report is None else report.provenance.get("specification_hash")
         readers: tuple[Any, ...] = (*asked.readers, scored)
         with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(out or temporary) / "measurements"
-            measured = {k: v for k, v in specification.items() if k != "analysis"}
+            folder = Path(out or temporary) / MEASUREMENTS
+            measured = {k: v for k, v in specification.items() if k not in ("analysis", "audit")}
             for name, e in editors.items():
                 measure(dataset, {name: e}, readers, plans[name], folder, manifest=measured)
             measurements, ledger = with_probabilities(load_measurements(folder), predictors), load_ledger(folder)
@@ -187,7 +188,7 @@ class ShortcutAudit:
         able = {name: frozenset(e.attributes) for name, e in editors.items()}
         found = asked.answer(measurements, dataset.attributes, able, list(predictors), alone, report)
         provenance = {
-            "title": f"Shortcuts of {', '.join(predictors)}",
+            "title": f"Shortcuts of {', '.join(predictors) if len(predictors) <= 3 else f'{len(predictors)} models'}",
             "target": asked.target,
             "manifestations": list(asked.manifestations),
             "specification": specification,
@@ -256,6 +257,17 @@ class ShortcutAudit:
                     f"The model {name!r} was trained on {len(shared)} of the audited patients ({shared[0]!r}, ...); audit "
                     "patients that it has not seen: Subset(dataset, rows)."
                 )
+
+
+def refuse_target(graph: CausalGraph, target: str) -> None:
+    """Refuse what no classifier of an audit can predict.
+
+    Raises:
+        ValueError: no labelled ``Binary`` attribute of the graph.
+    """
+    if target not in graph.labelled or not isinstance(graph.attributes[target], Binary):
+        binary = [name for name in graph.labelled if isinstance(graph.attributes[name], Binary)]
+        raise ValueError(f"The target {target!r} is no labelled Binary attribute of the graph; those are {binary}.")
 
 
 def _first_images(dataset: Dataset, rows: np.ndarray) -> Tensor:

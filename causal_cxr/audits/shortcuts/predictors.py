@@ -135,9 +135,14 @@ def as_predictor(
 
     Raises:
         TypeError: the model can neither be called nor has ``predict_proba``.
-        ValueError: none of its outputs has the target's name.
+        ValueError: none of its outputs has the target's name; more is said of what is a :class:`Predictor` already.
     """
     if isinstance(model, Predictor):
+        said = {"scale": scale, "classes": classes, "output": output, "prepare": prepare, "features": features,
+                "fitted_on": fitted_on}  # fmt: skip
+        again = [key for key, value in said.items() if value is not None]
+        if again:
+            raise ValueError(f"The model is a Predictor already; say {', '.join(again)} where it is made.")
         return model
     if hasattr(model, "predict_proba"):
         score: Callable[[Tensor], Any] = _Sklearn(model, features or _Flat(), prepare)

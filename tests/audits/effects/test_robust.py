@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from causal_cxr.audits.effects import hodges_lehmann, probability_of_improvement
+from causal_cxr.audits.effects import clustered_share, hodges_lehmann, probability_of_improvement
 from causal_cxr.audits.effects.robust import signed_rank_border, walsh_average
 
 
@@ -172,3 +172,20 @@ def test_intervals_cover_with_clusters_and_ties(rng) -> None:
         for own in lean
     ]
     assert 0.925 <= np.mean(held) <= 0.975
+
+
+# --- a share of images
+
+
+def test_a_share_of_patients_with_one_image_each_is_wilsons_with_the_t_quantile(rng) -> None:
+    shown = rng.uniform(size=80) < 0.2
+    found = clustered_share(shown, np.arange(80))
+    alpha = 2 * stats.norm.sf(stats.t.ppf(0.975, 79))
+    assert (found.low, found.high) == pytest.approx(proportion_confint(shown.sum(), 80, alpha=alpha, method="wilson"))
+    assert found.value == shown.mean()
+
+
+def test_a_share_is_the_probability_of_improvement_of_ups_and_downs(rng) -> None:
+    patients = rng.integers(0, 30, 100)
+    up = rng.uniform(size=100) < 0.3
+    assert clustered_share(up, patients) == probability_of_improvement(np.where(up, 1.0, -1.0), patients)
