@@ -37,17 +37,10 @@ from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.reader import Reader
 from causal_cxr.readers.redundancy import kinship
 
-ANALYSIS_ONLY = (
-    "alpha",
-    "smallest_effect",
-    "concepts",
-    "labelled_outcomes",
-    "may_touch",
-    "observational",
-    "discovery",
-    "labels",
-    "trials",  # of which each is done anew where it changes, and nothing else
-)  #: change these, and nothing is measured again
+#: What verdicts hang on: change these, and nothing is measured again, but where an audit stops by its verdicts.
+DECIDING = ("alpha", "smallest_effect", "concepts", "labelled_outcomes", "labels")
+#: What is told beside them; of ``trials`` each is done anew where it changes, and nothing else.
+ASIDE = ("may_touch", "observational", "discovery", "trials")
 
 
 @runtime_checkable
@@ -214,15 +207,14 @@ class Audit:
         quality = {r.name: r.quality for r in self.readers}
         asked = {r.name: self._asked(r) for r in self.readers}
         rule: StoppingRule | None = None
-        again: tuple[str, ...] = ANALYSIS_ONLY
+        again: tuple[str, ...] = (*DECIDING, *ASIDE)
         if self.stopping is not None:
             rule = StoppingRule(
                 self.stopping, made, tuple(editors), dataset.patients, dataset.attributes, self.graph, self.interventions,
                 asked, quality, alpha=self.alpha, smallest_effect=self.smallest_effect,
                 labelled_outcomes=self.labelled_outcomes,
             )  # fmt: skip
-            # what is decided says what is measured
-            specification["stopping"], again = asdict(self.stopping), ("discovery",)
+            specification["stopping"], again = asdict(self.stopping), ASIDE
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(out or temporary) / "measurements"
             images = len(made.rows) + len(editors) * (len(edited) + 32)

@@ -37,7 +37,8 @@ def draw_marked(nodes: Sequence[str], edges: Iterable[DrawnEdge], hidden: Iterab
     for i, drawn in enumerate(listed):
         edge = drawn.edge.turned() if drawn.edge.at_a == "arrow" and drawn.edge.at_b != "arrow" else drawn.edge
         look = f"arrowtail={_HEADS[edge.at_a]}, arrowhead={_HEADS[edge.at_b]}, label={label(drawn.text)}"
-        look += f", style={'dotted' if drawn.doubted else 'solid'}" + (f", {coloured(ACCENT)}" if drawn.found else "")
+        look += ", style=dotted, penwidth=1.6" if drawn.doubted else ", style=solid"
+        look += f", {coloured(ACCENT)}" if drawn.found else ""
         lines.append(f"{ids[edge.a]} -> {ids[edge.b]} [id=e{i}, {look}];")
         titles[f"e{i}"] = drawn.words
     description = "; ".join(["Graph over " + ", ".join(nodes), *(drawn.words for drawn in listed)]) + "."
