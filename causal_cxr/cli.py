@@ -1,12 +1,15 @@
 """The command line: thin."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 What = Literal["lora", "denoiser", "joint", "tokens"]
 CaptionKind = Literal["full", "own"]
@@ -75,11 +78,7 @@ def audit(spec: Annotated[Path, typer.Argument(help="A specification, see exampl
         made = AuditSpec.from_yaml(spec)
         sys.path.insert(0, str(spec.parent.resolve()))  # the user's own editors and readers may lie beside it
         done = made.run()
-    for verdict, count in done.edges["verdict"].value_counts().items():
-        typer.echo(f"{count} {verdict}")
-    for sentence in done.revealed()["sentence"]:
-        typer.echo(sentence)
-    typer.echo(f"report: {made.out / 'report.html'}")
+    _tell(done.edges["verdict"], done.revealed()["sentence"], made.out / "report.html")
 
 
 @app.command()
@@ -93,11 +92,7 @@ def shortcuts(
         made = ShortcutSpec.from_yaml(spec)
         sys.path.insert(0, str(spec.parent.resolve()))  # the user's own models may lie beside it
         done = made.run()
-    for verdict, count in done.reliance["verdict"].value_counts().items():
-        typer.echo(f"{count} {verdict}")
-    for sentence in done.relied_on()["sentence"]:
-        typer.echo(sentence)
-    typer.echo(f"report: {made.out / 'shortcuts.html'}")
+    _tell(done.reliance["verdict"], done.relied_on()["sentence"], made.out / "shortcuts.html")
 
 
 @app.command()
@@ -177,6 +172,15 @@ def _errors_in_a_line() -> Iterator[None]:
     except (ValueError, FileNotFoundError, ManifestMismatch) as error:  # SpecError and WorldError are ValueErrors
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+def _tell(verdicts: "pd.Series", sentences: Iterable[str], page: Path) -> None:
+    """How often each verdict was given, the findings, and where all of it stands."""
+    for verdict, count in verdicts.value_counts().items():
+        typer.echo(f"{count} {verdict}")
+    for sentence in sentences:
+        typer.echo(sentence)
+    typer.echo(f"report: {page}")
 
 
 def main() -> None:

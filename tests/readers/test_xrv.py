@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from xrv_densenet import densenet_state
 
 from causal_cxr.data.phantom import Phantom
 from causal_cxr.graphs import Binary, Categorical, CausalGraph
@@ -23,16 +24,7 @@ LABELS = ("Cardiomegaly", "", "Effusion", "Lung Opacity")
 
 @pytest.fixture(scope="module")
 def state():
-    """Weights of a DenseNet-121 with four outputs, as torchxrayvision names them, spread enough to tell images apart."""
-    import torchvision
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = torchvision.models.densenet121(num_classes=len(LABELS))
-        network.features.conv0 = torch.nn.Conv2d(1, 64, 7, 2, 3, bias=False)
-        torch.nn.init.normal_(network.classifier.weight)  # so that images differ in their logits
-        network.features.norm0.running_var.fill_(3e5)  # pixels go to 1024
-    return network.state_dict()
+    return densenet_state(len(LABELS))
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from audits.picture_folder import picture_folder
 from safetensors.torch import save_file
+from xrv_densenet import densenet_state
 
 from causal_cxr.audits.shortcuts import ShortcutSpec, as_predictor
 from causal_cxr.audits.shortcuts.classifiers import PatientsBlock, PythonClassifier, XRVBlock, open_classifier
@@ -172,16 +173,7 @@ LABELS = ["Cardiomegaly", "", "Effusion"]
 
 @pytest.fixture(scope="module")
 def state():
-    """Of a DenseNet-121 with three outputs, as torchxrayvision names its weights."""
-    import torchvision
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = torchvision.models.densenet121(num_classes=len(LABELS))
-        network.features.conv0 = torch.nn.Conv2d(1, 64, 7, 2, 3, bias=False)
-        torch.nn.init.normal_(network.classifier.weight)
-        network.features.norm0.running_var.fill_(3e5)  # pixels go to 1024
-    return network.state_dict()
+    return densenet_state(len(LABELS))
 
 
 def test_a_torchxrayvision_classifier_is_opened_from_its_weights(state, tmp_path):
