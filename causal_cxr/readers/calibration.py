@@ -18,7 +18,7 @@ from torch import Tensor
 
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.data.patients import pack, unpack
-from causal_cxr.readers.reader import batches
+from causal_cxr.readers.reader import image_batches
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,9 @@ def calibrated_on(
         UnreadableImages: some cannot be read.
     """
     rows = np.asarray(rows)
-    found = np.concatenate([margins(images).numpy() for _, images in batches(dataset, rows, batch_size=batch_size)])
+    found = np.concatenate(
+        [margins(images).numpy() for _, images in image_batches(dataset, rows, batch_size=batch_size)]
+    )
     patients = dataset.patients.iloc[rows].astype(str).tolist()
     calibration = Calibration.fit(method, found, truth, list(names), patients=patients)
     return {"calibration": calibration, "fitted_on": None if seen is None else seen | frozenset(patients)}

@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from causal_cxr.data.dataset import Dataset
+from causal_cxr.data.splits import batches
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.quality import ReaderQuality
 
@@ -44,7 +45,7 @@ class Reader(Protocol):
         ...
 
 
-def batches(
+def image_batches(
     dataset: Dataset, rows: np.ndarray | None = None, *, batch_size: int = 256
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Images of a dataset, a batch at a time, so that memory does not grow with their number.
@@ -61,17 +62,17 @@ def batches(
         UnreadableImages: some of a batch cannot be read.
     """
     rows = np.arange(len(dataset.attributes)) if rows is None else np.asarray(rows)
-    for i in range(0, len(rows), batch_size):
-        yield rows[i : i + batch_size], dataset.images(rows[i : i + batch_size])
+    for part in batches(rows, batch_size):
+        yield part, dataset.images(part)
 
 
 def read_dataset(
     reader: Reader, dataset: Dataset, rows: np.ndarray | None = None, *, batch_size: int = 256
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Scores of a dataset, a batch at a time: see :func:`batches`.
+    """Scores of a dataset, a batch at a time: see :func:`image_batches`.
 
     Yields:
         rows of the batch, ``(n, k)`` scores.
     """
-    for part, images in batches(dataset, rows, batch_size=batch_size):
+    for part, images in image_batches(dataset, rows, batch_size=batch_size):
         yield part, reader.read(images, dataset.patients.iloc[part].astype(str).tolist())

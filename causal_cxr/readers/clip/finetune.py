@@ -25,7 +25,7 @@ from causal_cxr.readers.clip.losses import contrastive_loss, sigmoid_loss
 from causal_cxr.readers.clip.preprocess import Preprocess
 from causal_cxr.readers.clip.reader import CLIPReader, prompt_directions
 from causal_cxr.readers.clip.towers import tokenise
-from causal_cxr.readers.reader import batches
+from causal_cxr.readers.reader import image_batches
 
 Loss = Literal["sigmoid", "contrastive"]
 Train = Literal["both", "text", "image"]
@@ -249,7 +249,7 @@ class _Pairs:
         self.said = text_features(model, self.tokens) if train == "image" else None
         self.kept: Tensor | None = None
         if self.seen is None and len(rows) * self.preprocess.size[0] * self.preprocess.size[1] * 2 <= MEMORY:
-            self.kept = torch.cat([self.preprocess.framed(images).half() for _, images in batches(dataset, rows)])
+            self.kept = torch.cat([self.preprocess.framed(images).half() for _, images in image_batches(dataset, rows)])
 
     def __call__(self, draw: np.random.Generator) -> tuple[Tensor, Tensor]:
         """``(b, s)`` cosines and ``(b, s)`` 1 where the image's report has the sentence."""
@@ -315,7 +315,9 @@ class _Looks:
 def image_features(model: Any, preprocess: Preprocess, dataset: Dataset, rows: np.ndarray) -> Tensor:
     """``(n, d)`` unit-length features, on the model's device."""
     device = model.logit_scale.device
-    parts = [model.encode_image(preprocess(images.to(device)), normalize=True) for _, images in batches(dataset, rows)]
+    parts = [
+        model.encode_image(preprocess(images.to(device)), normalize=True) for _, images in image_batches(dataset, rows)
+    ]
     return torch.cat(parts)
 
 
