@@ -217,7 +217,7 @@ class Audit:
             specification["stopping"], again = asdict(self.stopping), ASIDE
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(out or temporary) / "measurements"
-            images = len(made.rows) + len(editors) * (len(edited) + 32)
+            images = len(made.rows) + len(editors) * (len(edited) + (self.trials.composed if self.trials else 0))
             with _Progress(images) as progress:
                 analysis_free = {k: v for k, v in specification.items() if k not in again}
                 measure(

@@ -21,7 +21,7 @@ from causal_cxr.readers.reader import Reader
 
 WORLD = "portable"
 UNEDITED = 4_000  #: images of the unedited side
-REVERSED = 8  #: images that are edited back, a contrast
+TRIALS = Trials(composed=16, reversed=8)  #: few: a demonstration is to be over soon
 SCORED = 64  #: edited images scored against true counterfactuals
 DEFAULT_EDITORS = ("diffusion", "scm")
 FOUND = ("causes", "mediated")  #: true relations that the rival without an editor finds alike
@@ -49,7 +49,7 @@ def run_demo(out: Path, editors: Sequence[str] = DEFAULT_EDITORS, images: int = 
     contrasts = default_contrasts(phantom.graph, phantom.world.content.shifts)
     truth = phantom.world.truth
     names = list(phantom.hidden.columns)
-    audit = Audit(phantom.graph, readers, interventions=contrasts, n_edited=images, trials=Trials(reversed=REVERSED))
+    audit = Audit(phantom.graph, readers, interventions=contrasts, n_edited=images, trials=TRIALS)
     report = audit.run(
         made, phantom, seed=seed, out=out,
         provenance={"title": f"Phantom world '{WORLD}'", "truth": truth.to_dict("records")},

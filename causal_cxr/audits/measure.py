@@ -20,7 +20,7 @@ from causal_cxr.audits.looks import Looking, differing, likeness
 from causal_cxr.audits.plans import NULL_PHRASING, Plan, Target, row_seeds
 from causal_cxr.audits.readings import measured, read_scores, readable, without
 from causal_cxr.audits.store import FACTUAL, claim, write_npz, write_parquet
-from causal_cxr.audits.trials import COMPOSITION_IMAGES, Trials, carry_out_once, tried_cycles, tried_doses
+from causal_cxr.audits.trials import Trials, carry_out_once, tried_cycles, tried_doses
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.data.whole_file import write_json
 from causal_cxr.editors.editor import Editor
@@ -110,10 +110,10 @@ def measure(
             continue
         carry_out_once(
             folder / name / "cycles",
-            {"reversed": trials.reversed},
+            {"composed": trials.composed, "reversed": trials.reversed},
             partial(tried_cycles, dataset, editor, plan, trials),
         )
-        tell(f"composition of {name}", min(COMPOSITION_IMAGES, len(plan.edited)))
+        tell(f"composition of {name}", min(trials.composed, len(plan.edited)))
         ladders = {contrast: [step for step, _ in ladder] for contrast, ladder in plan.ladders.items()}
         asked_doses = {"doses": list(trials.doses), "dosed": trials.dosed, "steps": ladders}
         if trials.doses or plan.ladders:

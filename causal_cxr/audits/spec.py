@@ -34,6 +34,7 @@ class UnnamedBlock(Block):
 class TrialsBlock(Block):
     """What is tried of editors beside the audit's own edits, see :class:`~causal_cxr.audits.Trials`."""
 
+    composed: int = Field(default=32, gt=0)
     reversed: int = Field(default=32, gt=0)
     doses: list[float] = Field(default_factory=list)
     dosed: int = Field(default=32, gt=0)

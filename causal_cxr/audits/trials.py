@@ -22,7 +22,6 @@ from causal_cxr.data.whole_file import write_json
 from causal_cxr.editors.editor import Edit, Editor
 from causal_cxr.readers.reader import Reader
 
-COMPOSITION_IMAGES = 32
 COMPOSITION_CYCLES = (1, 2, 10)  #: two are what an edit and the edit back are held against
 
 
@@ -31,6 +30,7 @@ class Trials:
     """How much is tried of an editor beside the audit's own edits, to know its limits.
 
     Attributes:
+        composed: images, drawn by the seed, that get ten null edits in a row.
         reversed: images, drawn by the seed, that are edited and edited back, a contrast.
         doses: strengths, multiples of the editor's own, at which images are edited too; none unless given.
         dosed: images, drawn by the seed, that are edited at other doses (and along the plan's ladders), a contrast.
@@ -39,6 +39,7 @@ class Trials:
         ValueError: a dose that is not above 0, or no image.
     """
 
+    composed: int = 32
     reversed: int = 32
     doses: tuple[float, ...] = ()
     dosed: int = 32
@@ -47,8 +48,8 @@ class Trials:
         object.__setattr__(self, "doses", tuple(sorted({float(dose) for dose in self.doses})))
         if any(not dose > 0 for dose in self.doses):
             raise ValueError(f"Doses are multiples of the editor's own strength, above 0; got {list(self.doses)}.")
-        if min(self.reversed, self.dosed) < 1:
-            raise ValueError("Edit one image or more back, and at other doses.")
+        if min(self.composed, self.reversed, self.dosed) < 1:
+            raise ValueError("Give null edits in a row to one image or more, edit as many back, and at other doses.")
 
 
 DEFAULT = Trials()  #: what an audit tries unless told otherwise
@@ -74,7 +75,7 @@ class Tried:
 def tried_cycles(dataset: Dataset, editor: Editor, plan: Plan, trials: Trials) -> Tried:
     """Null edits in a row, and edits edited back, image by image; see :mod:`causal_cxr.audits.cycles`."""
     tried, frames = Tried(pd.DataFrame(columns=list(CYCLES))), []
-    positions, images = _sampled(dataset, plan, np.sort(plan.sample(COMPOSITION_IMAGES)))
+    positions, images = _sampled(dataset, plan, np.sort(plan.sample(trials.composed)))
     if len(positions):
         about, factual = _about(dataset, plan.edited[positions]), dataset.attributes.iloc[plan.edited[positions]]
         try:
