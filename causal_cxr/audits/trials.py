@@ -30,19 +30,19 @@ class Trials:
     """How much is tried of an editor beside the audit's own edits, to know its limits.
 
     Attributes:
-        composed: images, drawn by the seed, that get ten null edits in a row.
         reversed: images, drawn by the seed, that are edited and edited back, a contrast.
         doses: strengths, multiples of the editor's own, at which images are edited too; none unless given.
         dosed: images, drawn by the seed, that are edited at other doses (and along the plan's ladders), a contrast.
+        composed: images, drawn by the seed, that get ten null edits in a row.
 
     Raises:
         ValueError: a dose that is not above 0, or no image.
     """
 
-    composed: int = 32
     reversed: int = 32
     doses: tuple[float, ...] = ()
     dosed: int = 32
+    composed: int = 32
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "doses", tuple(sorted({float(dose) for dose in self.doses})))

@@ -69,7 +69,7 @@ def reliability(scores: np.ndarray, prevalence: float, slope: float, slope_se: f
     >>> there = rng.uniform(size=100_000) < 0.3
     >>> read = 0.2 + 0.5 * there + 0.25 * rng.normal(size=100_000)
     >>> found = reliability(read, 0.3, 0.5, 0.01).share
-    >>> abs(found - np.corrcoef(read, there)[0, 1] ** 2) < 0.01
+    >>> bool(abs(found - np.corrcoef(read, there)[0, 1] ** 2) < 0.01)
     True
     """
     spread = float(scores.var())
