@@ -95,8 +95,8 @@ def _powered(
     """The same, prediction-powered by the labels in :data:`LABEL`; as it was, with the reason, where these cannot tell."""
     sides = []
     for adjusted_for in (adjustment, frozenset[str]()):
-        drawn = _drawn(graph, table, factual, contrast, edited, adjustment, adjusted_for)
-        assert isinstance(drawn, _Drawn)  # the scores' own estimate stands on the same images
+        drawn, _ = _drawn(graph, table, factual, contrast, edited, adjustment, adjusted_for)
+        assert drawn is not None  # the scores' own estimate stands on the same images
         label, scores = (drawn.outcomes(factual, [name])[:, 0] for name in (LABEL, column))
         try:
             found = prediction_powered_effect(
@@ -128,7 +128,6 @@ class _Drawn:
     low: np.ndarray
     high: np.ndarray
     standard: np.ndarray
-    fewest: int
 
     def outcomes(self, factual: pd.DataFrame, columns: list[str]) -> np.ndarray:
         """``(kept, columns)``."""
@@ -143,20 +142,20 @@ def _standardised(
 
     Images that miss one of ``complete`` are left out.
     """
-    drawn = _drawn(graph, table, factual, contrast, edited, complete, adjustment)
-    if not isinstance(drawn, _Drawn):
-        return dict.fromkeys(columns, NOTHING), False, drawn
+    drawn, fewest = _drawn(graph, table, factual, contrast, edited, complete, adjustment)
+    if drawn is None:
+        return dict.fromkeys(columns, NOTHING), False, fewest
     effects = g_computation(
         drawn.outcomes(factual, columns), drawn.patients, drawn.design, drawn.low, drawn.high, drawn.standard
     )
-    return dict(zip(columns, effects, strict=True)), True, drawn.fewest
+    return dict(zip(columns, effects, strict=True)), True, fewest
 
 
 def _drawn(
     graph: CausalGraph, table: pd.DataFrame, factual: pd.DataFrame, contrast: Contrast, edited: np.ndarray,
     complete: frozenset[str], adjustment: frozenset[str],
-) -> _Drawn | int:  # fmt: skip
-    """The images and designs; where they do not overlap only the number of images at the rarer level."""
+) -> tuple[_Drawn | None, int]:  # fmt: skip
+    """The images and designs, ``None`` where they do not overlap; and the number of images at the rarer level."""
     attribute = graph.attributes[contrast.attribute]
     known = table.loc[factual.index]
     codes = attribute.encode(known[contrast.attribute])
@@ -172,9 +171,9 @@ def _drawn(
     standard = known.index.isin(edited)
     fewest = len(treatment) if continuous else int(min((treatment == 1).sum(), (treatment == 0).sum()))
     if not standard.any() or len(np.unique(treatment)) < 2:
-        return fewest
+        return None, fewest
     if not overlaps(graph, known, treatment, adjustment, standard, continuous):
-        return fewest
+        return None, fewest
     covariates: dict[str, np.ndarray] = {}
     for name in sorted(adjustment):
         covariates |= covariate_columns(known[name], graph.attributes[name].encode(known[name]))
@@ -186,7 +185,7 @@ def _drawn(
     else:
         low, high = np.zeros(int(standard.sum())), np.ones(int(standard.sum()))
     design_low, design_high = (design_matrix(values, at, continuous) for values in (low, high))
-    return _Drawn(keep, patients, design, design_low, design_high, patients[standard], fewest)
+    return _Drawn(keep, patients, design, design_low, design_high, patients[standard]), fewest
 
 
 def shifted(treatment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from scipy import stats
 from causal_cxr.audits.differences import paired_differences
 from causal_cxr.audits.effects import (
     IntervalEstimate,
-    bca_means,
+    bootstrap_interval,
     clustered_share,
     hodges_lehmann,
     paired_effect,
@@ -190,11 +190,11 @@ def _described(
     quality: Mapping[str, ReaderQuality], resamples: int, seed: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Estimates of the cells of one contrast, whose changes are the columns of ``(n, k)`` values."""
-    lows, highs = bca_means(values, who, draws=resamples, seed=seed)
     described = []
-    for change, low, high, edge in zip(values.T, lows, highs, group.to_dict("records"), strict=True):
+    for change, edge in zip(values.T, group.to_dict("records"), strict=True):
         slope, slope_error, shift_error = _slope(edge, graph, contrast, quality[edge["reader"]])
         errors = (slope_error, shift_error, float(stats.t.ppf(0.975, paired_effect(change, who).dof)))
+        mean = bootstrap_interval(np.column_stack([change, np.ones(len(change))]), who, draws=resamples, seed=seed)
         location = hodges_lehmann(change, who)
         scaled = change / slope
         far = np.abs(scaled) >= FAR
@@ -204,7 +204,7 @@ def _described(
             "far": clustered_share(far, who), "far_risen": clustered_share(far & (scaled > 0), who),
             "far_fallen": clustered_share(far & (scaled < 0), who), "carried": paired_ratio(scaled * far, scaled, who),
         }  # fmt: skip
-        _, bca_low, bca_high = _carried(float(change.mean()), low, high, slope, errors)
+        _, bca_low, bca_high = _carried(mean.value, mean.low, mean.high, slope, errors)
         hl, hl_low, hl_high = _carried(location.value, location.low, location.high, slope, errors)
         row = {"bca_low": bca_low, "bca_high": bca_high, "hl": hl, "hl_low": hl_low, "hl_high": hl_high}
         row |= {"n": len(change), "patients": len(np.unique(who))}

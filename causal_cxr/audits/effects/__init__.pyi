@@ -1,5 +1,5 @@
 from .betting import ClusteredSums, confidence_sequence, log_e_above, log_e_no, log_e_yes
-from .bootstrap import bca_means, bootstrap_interval, mean_difference, mean_ratio
+from .bootstrap import bootstrap_interval, mean_difference, mean_ratio
 from .doubly_robust import DoublyRobust, cross_fitted_effect, pseudo_outcomes
 from .effect import NOTHING, Effect, IntervalEstimate
 from .evalues import benjamini_yekutieli_calibrator, e_bh, e_needed, spared, spared_error
@@ -21,7 +21,6 @@ __all__ = [
     "FlipTest",
     "IntervalEstimate",
     "PredictionPowered",
-    "bca_means",
     "benjamini_yekutieli",
     "benjamini_yekutieli_calibrator",
     "bootstrap_interval",

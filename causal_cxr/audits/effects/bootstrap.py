@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from scipy import stats
 
 from causal_cxr.audits.effects.clustered import cluster_sums
 from causal_cxr.audits.effects.effect import IntervalEstimate
@@ -80,68 +79,11 @@ def bootstrap_interval(
     return IntervalEstimate(value, low, high, level, len(columns), len(ids))
 
 
-def bca_means(
-    values: np.ndarray, patients: np.ndarray, *, level: float = 0.95, draws: int = 1_000, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """BCa limits of many means over images at once: one draw of patients serves all columns, as one matrix product.
-
-    Of one column it is :func:`bootstrap_interval` on the same resamples (Efron 1987, as scipy has it).
-
-    Args:
-        values: ``(n, k)`` finite.
-        patients: ``(n,)`` ids.
-        level: two-sided.
-        draws: resamples; at 1,000 an end is known to a tenth of the standard error.
-        seed: of the resamples.
-
-    Returns:
-        ``(k,)`` lower and upper limits; NaN for fewer than 3 patients, and where nothing varies.
-
-    Raises:
-        ValueError: ``values`` is no table of finite numbers.
-    """
-    if values.ndim != 2 or len(values) != len(patients) or not np.isfinite(values).all():
-        raise ValueError(
-            f"Need (n, k) finite values and (n,) patients, got {values.shape} and {np.shape(patients)}; "
-            "leave images whose edit was rejected out."
-        )
-    ids, groups = np.unique(patients, return_inverse=True)
-    count = len(ids)
-    unknown = np.full(values.shape[1], np.nan)
-    if count < 3 or not values.shape[1]:
-        return unknown, unknown.copy()
-    sums = cluster_sums(np.column_stack([values, np.ones(len(values))]), groups, count)
-    total = sums.sum(axis=0)
-    drawn = np.empty((draws, values.shape[1]))
-    rng, step = np.random.default_rng(seed), max(1, BLOCK // count)
-    for start in range(0, draws, step):
-        some = min(step, draws - start)
-        rows = rng.integers(0, count, (some, count)) + count * np.arange(some)[:, None]
-        resampled = np.bincount(rows.ravel(), minlength=some * count).reshape(some, count).astype(float) @ sums
-        drawn[start : start + some] = resampled[:, :-1] / resampled[:, -1:]
-
-    value = total[:-1] / total[-1]
-    left = (total[:-1] - sums[:, :-1]) / (total[-1] - sums[:, -1:])
-    influence = left.mean(axis=0) - left
-    square = (influence**2).sum(axis=0)
-    varies = np.sqrt((count - 1) / count * square) > 1e-12
-    ends = stats.norm.ppf([0.5 - level / 2, 0.5 + level / 2])[:, None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        skew = (influence**3).sum(axis=0) / (6 * square**1.5)
-        bias = stats.norm.ppf(((drawn < value).sum(axis=0) + (drawn <= value).sum(axis=0)) / (2 * draws))
-        place = stats.norm.cdf(bias + (bias + ends) / (1 - skew * (bias + ends))) * (draws - 1)
-    known = varies & np.isfinite(place).all(axis=0)
-    place = np.where(known, place, 0.0)
-    drawn.sort(axis=0)
-    below = np.minimum(place.astype(int), max(draws - 2, 0))
-    lower, upper = (np.take_along_axis(drawn, k, axis=0) for k in (below, np.minimum(below + 1, draws - 1)))
-    low, high = np.where(known, lower + (place - below) * (upper - lower), np.nan)
-    return low, high
-
-
 def _bca(
     sums: np.ndarray, statistic: Statistic, value: float, level: float, draws: int, rng: np.random.Generator
 ) -> tuple[float, float]:
+    from scipy import stats
+
     found = stats.bootstrap(
         tuple(sums.T),
         lambda *columns, axis: statistic(np.stack([column.sum(axis=axis) for column in columns], axis=-1)),

@@ -25,7 +25,7 @@ from causal_cxr.audits.shortcuts.gains import (
     score_column,
     told,
 )
-from causal_cxr.audits.shortcuts.shortfalls import Reliability, Shortfall, Unedited, reliability
+from causal_cxr.audits.shortcuts.shortfalls import DataSide, Reliability, Shortfall, reliability
 from causal_cxr.audits.shortcuts.subgroups import performance
 from causal_cxr.audits.shortcuts.verdicts import decide, leak_in_words, rank, sentence
 from causal_cxr.graphs import Binary, CausalGraph, Continuous, Contrast
@@ -166,7 +166,9 @@ class Question:
                 f"{reader.name}/{concept.name}": self._reliability(factual, reader, concept)
                 for reader, concept in self._readable(None)
             }
-            found["unedited"] = Unedited(self.graph, table, factual, contrast, signs, [score_column(m) for m in models])
+            found["data_side"] = DataSide(
+                self.graph, table, factual, contrast, signs, [score_column(m) for m in models]
+            )
         found["prevalence"] = self._prevalence(contrast, table.loc[factual.index], factual["patient"])
         return found
 
@@ -223,7 +225,7 @@ class Question:
             candidates = self._candidates(contrast.attribute, report)
             short: Mapping[str, Shortfall] = {}
             if frame is not None and not legitimate and self._holds_others(contrast, held[contrast.name]):
-                short = about["unedited"].shortfalls(frame)
+                short = about["data_side"].shortfalls(frame)
             for model, threshold in thresholds.items():
                 missing = short.get(score_column(model))
                 row = self._row(model, frame, total[contrast.name], threshold, read, by_target, missing, common)

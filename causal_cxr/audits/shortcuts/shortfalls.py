@@ -77,7 +77,7 @@ def reliability(scores: np.ndarray, prevalence: float, slope: float, slope_se: f
     return Reliability(float(np.clip(share, LEAST, 1.0)), 2 * slope_se / slope)
 
 
-class Unedited:
+class DataSide:
     """The unedited images' side of a contrast, as sums over patients.
 
     Args:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from causal_cxr.audits.effects import bca_means, bootstrap_interval, mean_difference, mean_ratio, paired_effect
+from causal_cxr.audits.effects import bootstrap_interval, mean_difference, mean_ratio, paired_effect
 from causal_cxr.audits.effects.bootstrap import _jackknife_error
 from causal_cxr.audits.effects.clustered import cluster_sums
 
@@ -131,37 +131,3 @@ def test_intervals_of_a_skewed_clustered_mean_cover(rng, method) -> None:
         for run in range(300)
     ]  # fmt: skip
     assert 0.90 <= np.mean(held) <= 0.985
-
-
-def test_bca_of_many_means_is_that_of_each_on_the_same_resamples(rng) -> None:
-    patients = np.repeat(np.arange(25), rng.integers(1, 7, 25))
-    values = rng.exponential(1.0, (25, 4))[patients] + rng.normal(size=(len(patients), 4))
-    values[:, 3] = values[:, 3] > 1.5  # of ties
-    low, high = bca_means(values, patients, draws=1_500, seed=3)
-    for j in range(4):
-        one = bootstrap_interval(mean_columns(values[:, j]), patients, draws=1_500, seed=3)
-        assert (low[j], high[j]) == pytest.approx((one.low, one.high), abs=1e-12)
-
-
-def test_bca_of_many_means_does_not_hang_on_blocks_of_resamples(rng, monkeypatch) -> None:
-    values = rng.normal(size=(30, 2))
-    whole = bca_means(values, np.arange(30), draws=700)
-    monkeypatch.setattr("causal_cxr.audits.effects.bootstrap.BLOCK", 30 * 64)
-    np.testing.assert_array_equal(bca_means(values, np.arange(30), draws=700), whole)
-
-
-def test_bca_of_many_means_says_nothing_where_nothing_varies_and_of_two_patients(rng) -> None:
-    values = np.column_stack([np.full(20, 0.5), rng.normal(size=20)])
-    low, high = bca_means(values, np.arange(20) // 2)
-    assert math.isnan(low[0])
-    assert math.isnan(high[0])
-    assert low[1] < values[:, 1].mean() < high[1]
-    assert np.isnan(bca_means(values, np.arange(20) // 10)).all()
-    assert bca_means(values[:, :0], np.arange(20))[0].shape == (0,)
-
-
-def test_bca_of_many_means_refuses_what_is_not_known(rng) -> None:
-    with pytest.raises(ValueError, match="finite values"):
-        bca_means(np.array([[1.0], [np.nan], [0.0]]), np.arange(3))
-    with pytest.raises(ValueError, match="finite values"):
-        bca_means(np.ones((4, 1)), np.arange(3))

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 
-from causal_cxr.audits.shortcuts.shortfalls import Reliability, Unedited, reliability
+from causal_cxr.audits.shortcuts.shortfalls import DataSide, Reliability, reliability
 from causal_cxr.graphs import Binary, CausalGraph, Continuous, default_contrasts
 
 GRAPH = CausalGraph(
@@ -37,8 +37,8 @@ def drawn(seed: int, patients: int = 300, moved: float = 0.0) -> tuple[pd.DataFr
     return table, factual, paired
 
 
-def unedited(table, factual, signs=("r/sign", "r/other")) -> Unedited:
-    return Unedited(GRAPH, table, factual, CONTRAST, dict.fromkeys(signs, Reliability()), ["s"])
+def unedited(table, factual, signs=("r/sign", "r/other")) -> DataSide:
+    return DataSide(GRAPH, table, factual, CONTRAST, dict.fromkeys(signs, Reliability()), ["s"])
 
 
 def test_what_is_missing_is_the_mediated_part_less_the_edits_own():
@@ -109,7 +109,7 @@ def test_a_reader_that_errs_makes_the_correction_smaller_and_its_reliability_mak
     paired = pd.DataFrame({"patient": rows.astype(str), "r/sign": 0.01 * rng.normal(size=400), "s": 0.0}, index=rows)
     known = reliability(read, float(there.mean()), 0.6, 0.001)
     found = [
-        Unedited(GRAPH, table, factual, CONTRAST, {"r/sign": r}, ["s"]).shortfalls(paired)["s"]
+        DataSide(GRAPH, table, factual, CONTRAST, {"r/sign": r}, ["s"]).shortfalls(paired)["s"]
         for r in (Reliability(), known)
     ]
     assert found[0].missing.value < 0.06
