@@ -108,7 +108,9 @@ class ResumableFit:
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        state = {"step": torch.tensor(self.step)} | {f"extra.{name}": value for name, value in self.extra.items()}
+        state = {"step": torch.tensor(self.step)} | {
+            f"extra.{name}": value.contiguous() for name, value in self.extra.items()
+        }
         for name, p in self.trained.items():
             moments = self.optimiser.state[p]
             state[f"weight.{name}"], state[f"average.{name}"] = p.detach().contiguous(), self.average[name].contiguous()

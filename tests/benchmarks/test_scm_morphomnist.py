@@ -18,6 +18,7 @@ from torch.distributions import Categorical, Normal
 
 from causal_cxr.editors.editor import Abduction, Edit
 from causal_cxr.editors.scm.editor import SCMEditor, n_conditions
+from causal_cxr.editors.scm.hvae import HierarchicalVAE
 from causal_cxr.editors.scm.vae import ConditionalVAE
 from causal_cxr.graphs import Binary, CausalGraph
 from causal_cxr.graphs.scm import SCM
@@ -225,7 +226,35 @@ def test_an_editor_fitted_elsewhere_is_scored_and_how_it_was_fitted_is_said(scor
     assert list(both["scores"])[:2] == ["after", "before"]
 
 
-@pytest.mark.parametrize("arguments", [["--fitted", "e"], ["--fitted-how", "so"], ["--fitted-before", "e"]])
+def test_an_editor_fitted_elsewhere_is_polished_and_scored_before_and_after(scored, tmp_path, monkeypatch):
+    rows = argparse.Namespace(patients=pd.Series([str(row) for row in range(TEST_ROWS[-1] + 1)]))
+    ladder = HierarchicalVAE(n_conditions(GRAPH), stages=((2, 16, 1, 2), (32, 16, 1, 2)))
+    ladder_editor = SCMEditor(SCMEditor.from_pretrained(tmp_path / "editor").scm, ladder, fitted_on={"5"})
+    ladder_editor.save(tmp_path / "ladder")
+    asked = {}
+
+    def tuned(editor, dataset, rows, predictors, **options):
+        asked.update(options, residual=editor.residual, weights=editor.image_model.settings["divergence_weights"])
+        return editor
+
+    monkeypatch.setattr(benchmark, "fine_tune", tuned)
+    monkeypatch.setattr(benchmark, "family_of", lambda *_: {})
+    monkeypatch.setattr(benchmark, "MorphoMNIST", lambda folder: rows)
+    monkeypatch.setattr(rows, "images", lambda _: None, raising=False)
+    monkeypatch.setattr(rows, "attributes", pd.DataFrame(index=rows.patients.index), raising=False)
+    monkeypatch.setitem(RECIPES, "hvae", dataclasses.replace(RECIPES["hvae"], polished_weights=(0.5, 1)))
+    folder = str(tmp_path / "ladder")
+    summary = scored("--fitted", folder, "--fitted-how", "on a GPU", "--polish", "--save", str(tmp_path / "kept"))
+    assert list(summary["scores"])[:2] == ["after", "before"]
+    assert summary["seconds_fit"] is None  # of the fit elsewhere nothing is known
+    assert summary["conditions"]["seconds_fine_tuning"] >= 0
+    assert (asked["residual"], asked["weights"], asked["steps"]) == (0.1, [0.5, 1], RECIPES["hvae"].polish["steps"])
+    assert SCMEditor.from_pretrained(tmp_path / "kept").image_model.settings["divergence_weights"] == [0.5, 1]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--fitted", "e"], ["--fitted-how", "so"], ["--fitted-before", "e"], ["--polish"]]
+)
 def test_how_it_was_fitted_must_be_said_of_an_editor_fitted_elsewhere_alone(scored, arguments, capsys):
     with pytest.raises(SystemExit):
         scored(*arguments)

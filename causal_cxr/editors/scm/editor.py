@@ -16,7 +16,7 @@ from causal_cxr.data.patients import pack, unpack
 from causal_cxr.data.whole_file import whole_file, write_json
 from causal_cxr.editors.editor import Abduction, Edit
 from causal_cxr.editors.scm.hvae import HierarchicalVAE
-from causal_cxr.editors.scm.image_model import ImageModel
+from causal_cxr.editors.scm.image_model import ImageModel, pixel_noise, with_pixel_noise
 from causal_cxr.editors.scm.vae import ConditionalVAE
 from causal_cxr.graphs import CausalGraph, Continuous
 from causal_cxr.graphs.scm import SCM
@@ -257,11 +257,11 @@ class SCMEditor:
     def _with_pixel_noise(self, noise: tuple[Tensor, ...], images: Tensor, condition: Tensor) -> _State:
         shape = (images.shape[-2], images.shape[-1])
         location, log_scale = self.image_model.decode(noise, condition, shape)
-        return _State(noise, (images.to(location.device) - location) * (-log_scale).exp(), shape)
+        return _State(noise, pixel_noise(images.to(location.device), location, log_scale), shape)
 
     def _decode(self, state: _State, condition: Tensor, mediator: Tensor | None = None) -> Tensor:
         location, log_scale = self.image_model.decode(state.noise, condition, state.shape, mediator=mediator)
-        return (location + self.residual * log_scale.exp() * state.pixels).clamp(0, 1).cpu()
+        return with_pixel_noise(location, log_scale, state.pixels, self.residual).cpu()
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256(f"{self.scm.fingerprint}|{self.residual}|{self.image_model.settings}".encode())

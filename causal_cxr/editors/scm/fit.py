@@ -96,7 +96,7 @@ def fit_image_model(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = image_model(n_conditions(graph)).to(device)
+        model = image_model(n_conditions(graph)).to(device, memory_format=torch.channels_last)  # faster on a CPU
         average = image_model(n_conditions(graph)).to(device).eval()
         fit = ResumableFit(
             dict(model.named_parameters()),
@@ -133,7 +133,7 @@ def fit_image_model(
                 chosen = rng.choice(seen, min(batch_size, len(seen)), replace=False)
                 torch.manual_seed(seed * 1_000_003 + step)
                 batch = shifted(images[chosen].float(), shift, rng).to(device)
-                loss, _ = model.bound(batch, condition[chosen], beta_at(step, divergence_warm_up, first_beta))
+                loss = model.bound(batch, condition[chosen], beta_at(step, divergence_warm_up, first_beta)).value
                 fit.descend(loss, learning_rate * cosine(step, steps, WARM_UP))
                 progress.update(task, completed=step + 1)
                 if (step + 1) % evaluate_every and step + 1 < steps:
@@ -181,7 +181,7 @@ def shifted(images: Tensor, most: int, rng: np.random.Generator) -> Tensor:
 @torch.no_grad()
 def _held_out_bound(model: ImageModel, images: Tensor, condition: Tensor, seed: int) -> float:
     torch.manual_seed(seed)  # the same latent draws at each evaluation
-    return float(model.bound(images, condition)[0])
+    return float(model.bound(images, condition).value)
 
 
 def main() -> None:

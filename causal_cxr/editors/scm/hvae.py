@@ -20,7 +20,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from causal_cxr.editors.scm.image_model import ImageModel, divergence, padded, placed
+from causal_cxr.editors.scm.image_model import Bound, ImageModel, divergence, padded, placed
 from causal_cxr.editors.scm.likelihood import LIKELIHOODS, pixel_distribution
 
 EMBEDDED = 64  #: numbers that the attributes become before they reach the blocks
@@ -273,6 +273,12 @@ class HierarchicalVAE(ImageModel):
         ]
         self.leave = _scaled(nn.Conv2d(widths[0], 2 * self.stem**2, 3, padding=1), 0.1)
 
+    def reweighted(self, divergence_weights: Sequence[float] | None) -> "HierarchicalVAE":
+        """A copy with other ``divergence_weights``: what it was fitted under may change between fits."""
+        copy = HierarchicalVAE(**self.settings | {"divergence_weights": divergence_weights})
+        copy.load_state_dict(self.state_dict())
+        return copy.to(next(self.parameters()).device)
+
     def noise_shapes(self, shape: tuple[int, int]) -> list[tuple[int, ...]]:
         """See :meth:`ImageModel.noise_shapes`."""
         coarse = [-(-side // self.coarsest) for side in shape]
@@ -312,7 +318,7 @@ class HierarchicalVAE(ImageModel):
         fixed = iter(held)
         return self._pixels(self._descend(condition, shape, lambda *_: next(fixed)), shape)
 
-    def bound(self, images: Tensor, condition: Tensor, beta: float = 1.0) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def bound(self, images: Tensor, condition: Tensor, beta: float = 1.0) -> Bound:
         """See :meth:`ImageModel.bound`; a layer's divergence counts at least as its free bits, times its stage's weight.
 
         While ``beta`` is under 1 the coarsest latents' divergence is weighted by it and the finest ones' by its inverse,
@@ -331,8 +337,9 @@ class HierarchicalVAE(ImageModel):
 
         shape = _sides(images)
         image = self._descend(condition, shape, infer, self._encode(images))
-        evidence = self._likelihood(*self._pixels(image, shape)).log_prob(images).mean()
-        return (spent - evidence) / (shape[0] * shape[1]), tuple(noise)
+        location, log_scale = self._pixels(image, shape)
+        evidence = self._likelihood(location, log_scale).log_prob(images).mean()
+        return Bound((spent - evidence) / (shape[0] * shape[1]), tuple(noise), location, log_scale)
 
     def model(self, images: Tensor, condition: Tensor) -> None:
         """The Pyro program: sites ``noise_0`` (coarsest) to ``noise_k``, and ``image``."""

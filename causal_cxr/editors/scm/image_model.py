@@ -2,11 +2,26 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+class Bound(NamedTuple):
+    """What one pass from images to noise and back gives a fit.
+
+    Attributes:
+        value: the negative evidence bound a pixel, in nats, ``()``.
+        noise: drawn from the posterior for it, one tensor a latent, coarsest first.
+        location, log_scale: of the pixels, decoded from that noise, each ``(n, 1, h, w)``.
+    """
+
+    value: Tensor
+    noise: tuple[Tensor, ...]
+    location: Tensor
+    log_scale: Tensor
 
 
 class ImageModel(nn.Module, ABC):
@@ -51,11 +66,21 @@ class ImageModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def bound(self, images: Tensor, condition: Tensor, beta: float = 1.0) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The negative evidence bound a pixel, in nats, ``()``, and the noise drawn from the posterior for it.
+    def bound(self, images: Tensor, condition: Tensor, beta: float = 1.0) -> Bound:
+        """The negative evidence bound.
 
         The divergence is in closed form, weighted by ``beta`` in (0, 1]: less than 1 while a fit warms up.
         """
+
+
+def pixel_noise(images: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
+    """What images have beyond the decoder's location, in units of its scale; all ``(n, 1, h, w)``."""
+    return (images - location) * (-log_scale).exp()
+
+
+def with_pixel_noise(location: Tensor, log_scale: Tensor, noise: Tensor, residual: float) -> Tensor:
+    """Images in [0, 1] whose pixel noise is ``noise`` times ``residual``; all ``(n, 1, h, w)``."""
+    return (location + residual * log_scale.exp() * noise).clamp(0, 1)
 
 
 def divergence(mean: Tensor, std: Tensor) -> Tensor:

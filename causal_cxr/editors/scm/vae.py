@@ -16,7 +16,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from causal_cxr.editors.scm.image_model import ImageModel, divergence, padded, placed
+from causal_cxr.editors.scm.image_model import Bound, ImageModel, divergence, padded, placed
 from causal_cxr.editors.scm.likelihood import LIKELIHOODS, pixel_distribution
 
 REDUCTION = 16  #: of the sides, from image to latent map
@@ -103,13 +103,14 @@ class ConditionalVAE(ImageModel):
             return x + 0.5, torch.full_like(x, math.log(self.settings["scale"]))
         return x[:, :1] + 0.5, x[:, 1:] + math.log(self.settings["scale"])
 
-    def bound(self, images: Tensor, condition: Tensor, beta: float = 1.0) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def bound(self, images: Tensor, condition: Tensor, beta: float = 1.0) -> Bound:
         """See :meth:`ImageModel.bound`."""
         mean, std = self._encode(images, condition)
         noise = (mean + std * torch.randn_like(std),)
         location, log_scale = self.decode(noise, condition, (images.shape[-2], images.shape[-1]))
         evidence = pixel_distribution(self.settings["likelihood"], location, log_scale).log_prob(images).sum()
-        return (beta * divergence(mean, std).sum() - evidence) / images.numel(), noise
+        value = (beta * divergence(mean, std).sum() - evidence) / images.numel()
+        return Bound(value, noise, location, log_scale)
 
     def model(self, images: Tensor, condition: Tensor) -> None:
         """The Pyro program: sites ``noise_0`` and ``image``."""

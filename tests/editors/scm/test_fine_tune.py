@@ -133,6 +133,38 @@ def test_while_edits_are_misread_the_bound_is_not_paid_for(fitted: SCMEditor) ->
     assert misread(edits_first) < misread(bound_first)
 
 
+def test_a_price_that_is_given_buys_a_better_bound_the_higher_it_is(fitted: SCMEditor) -> None:
+    options = {"steps": 100, "learning_rate": 1e-3}
+    dear, cheap = (
+        fine_tune(fitted, DATA, ROWS, PREDICTORS, **options, first_price=price, last_price=price)
+        for price in (3.0, 0.001)
+    )
+    assert bound(dear) < bound(fitted)
+    assert bound(dear) < bound(cheap)
+    assert misread(cheap) < misread(dear)
+    rising = fine_tune(fitted, DATA, ROWS, PREDICTORS, **options, first_price=0.001, last_price=3.0)
+    assert bound(dear) < bound(rising) < bound(cheap)
+
+
+def test_what_is_read_are_the_edits_as_the_editor_makes_them(fitted: SCMEditor) -> None:
+    """With all of the pixel noise replayed, what the decoder does not draw itself stays in the edit, and is misread."""
+    given: dict[float, Tensor] = {}
+
+    class SeenError(Exception):
+        pass
+
+    def watched(images: Tensor) -> Distribution:
+        given.setdefault(residual, images.detach())
+        raise SeenError
+
+    rows = np.arange(2)
+    for residual in (0.0, 1.0):
+        editor = SCMEditor(fitted.scm, fitted.image_model, residual=residual)
+        with pytest.raises(SeenError):
+            fine_tune(editor, DATA, rows, {"side": watched}, steps=1)
+    assert float((given[1.0] - given[0.0]).abs().max()) > 1e-3
+
+
 def test_an_attribute_of_more_weight_is_edited_better(fitted: SCMEditor) -> None:
     little, much = (
         fine_tune(fitted, DATA, ROWS, PREDICTORS, steps=60, learning_rate=1e-3, attribute_weights={"level": weight})
@@ -145,6 +177,11 @@ def test_an_attribute_of_more_weight_is_edited_better(fitted: SCMEditor) -> None
 def test_a_weight_or_limit_needs_a_predictor(fitted: SCMEditor, option: str) -> None:
     with pytest.raises(ValueError, match=r"name \['age'\]; predictors are given for \['level', 'side'\]"):
         fine_tune(fitted, DATA, ROWS, PREDICTORS, steps=1, **{option: {"age": 1.0}})
+
+
+def test_limits_and_a_given_price_exclude_each_other(fitted: SCMEditor) -> None:
+    with pytest.raises(ValueError, match="misreading and last_price both say what an edit may cost"):
+        fine_tune(fitted, DATA, ROWS, PREDICTORS, steps=1, misreading={"level": 0.1}, last_price=0.1)
 
 
 def test_a_limit_of_no_nats_is_refused(fitted: SCMEditor) -> None:

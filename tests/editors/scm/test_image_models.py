@@ -35,7 +35,7 @@ def batch(n: int = 4, side: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
 @torch.no_grad()
 def test_the_bound_is_that_of_the_pyro_program(model: ImageModel) -> None:
     images, condition = batch()
-    bound, noise = model.bound(images, condition)
+    bound, noise, *_ = model.bound(images, condition)
     sites = {f"noise_{i}": value for i, value in enumerate(noise)}
     guide = pyro.poutine.trace(pyro.condition(model.guide, data=sites)).get_trace(images, condition)
     program = pyro.poutine.trace(pyro.condition(model.model, data=sites)).get_trace(images, condition)
@@ -147,10 +147,9 @@ def test_a_stage_s_divergence_counts_by_its_weight() -> None:
         "none": [0.0] * 4,
     }
     bounds = {}
-    state = HierarchicalVAE(3, **LADDER).state_dict()
+    plain = HierarchicalVAE(3, **LADDER)
     for name, each in weights.items():
-        model = HierarchicalVAE(3, **LADDER, divergence_weights=each)
-        model.load_state_dict(state)
+        model = plain.reweighted(each)
         torch.manual_seed(1)
         bounds[name] = float(model.bound(images, condition)[0])
     spent = {name: bound - bounds["none"] for name, bound in bounds.items()}
