@@ -113,7 +113,7 @@ RECIPES = {
         },
         # What the finest latents were kept from while shapes were to lie in the coarsest: what reconstruction needs.
         polish={
-            "steps": 5_000,
+            "steps": 8_500,
             "batch_size": 64,
             "ema": 0.998,
             "first_price": 0.2,
