@@ -11,7 +11,6 @@ first, or an edit of the view would rightly look more like others of that view t
 
 import numpy as np
 import pandas as pd
-from scipy.spatial.distance import cdist
 
 FOLDS = 5
 STRATA = 5  #: five classes remove over 90% of the bias that the propensity explains (Cochran 1968)
@@ -36,7 +35,9 @@ def identities(
         was edited, to its patient's other images (NaN without any); ``recognised`` 1 where ``to_own < to_nearest``. NaN and 0
         without another patient.
     """
-    distance = cdist(made, factual)
+    from sklearn.metrics.pairwise import euclidean_distances  # by one matrix product, a tenth of scipy's time
+
+    distance = euclidean_distances(np.asarray(made, dtype=np.float64), np.asarray(factual, dtype=np.float64))
     others = np.where(made_patients[:, None] != factual_patients[None], distance, np.nan)
     known = ~np.isnan(others).all(axis=1)
     nearest, middle = np.full(len(made), np.nan), np.full(len(made), np.nan)

@@ -96,7 +96,7 @@ def fit_image_model(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = image_model(n_conditions(graph)).to(device, memory_format=torch.channels_last)  # faster on a CPU
+        model = image_model(n_conditions(graph)).to(device).to(memory_format=torch.channels_last)  # faster on a CPU
         average = image_model(n_conditions(graph)).to(device).eval()
         fit = ResumableFit(
             dict(model.named_parameters()),
