@@ -5,7 +5,7 @@ do(intensity) and do(digit), the value one that training images have, of another
 
     python benchmarks/scm_morphomnist.py --data DIR --model hvae --device cuda --json FILE --export cf.npz --figure sheet.png
     python benchmarks/scm_morphomnist.py --data DIR --model hvae --fitted DIR --fitted-how TEXT --json FILE  # score only
-    ... --fitted DIR --fitted-how TEXT --polish --json FILE  # go on from there by the recipe's second fine-tuning
+    ... --polish  # go on, from the fit or from --fitted, by the recipe's second fine-tuning: as long again as the fit
 
 The recorded ``hvae`` was fitted elsewhere, on a GPU, by the recipe here up to its schedules: learning rate and beta went by the
 share of the time that was over, not of the steps. The warm-ups here end at the steps at which those ended by the clock, and the
@@ -372,7 +372,7 @@ def fitted_elsewhere(folder: Path, dataset: MorphoMNIST, *, device: str = "cpu")
 
 
 def fitted(args: argparse.Namespace, dataset: MorphoMNIST) -> Fitted:
-    """Fit the model on :data:`morphomnist.FIT_ROWS`, then fine-tune it with the ``training`` predictors, and polish it."""
+    """Fit the model on :data:`morphomnist.FIT_ROWS`, then fine-tune it with the ``training`` predictors; polish it if asked."""
     folder: Path | None = args.checkpoint
     recipe = RECIPES[args.model]
     options = FIT | dict(recipe.fit) | ({"steps": args.steps} if args.steps else {})
@@ -382,16 +382,16 @@ def fitted(args: argparse.Namespace, dataset: MorphoMNIST) -> Fitted:
             minutes=args.minutes, device=args.device, checkpoint=fitting.folder, **options,
         )  # fmt: skip
     tuned = _tuned(args, before, dataset, recipe.tuning, "fine-tuning")
-    after = _polished(args, tuned.after, dataset)
-    seconds = tuned.seconds + after.seconds
-    return Fitted(before, after.after, fitting.seconds + seconds, seconds)
+    polished = _polished(args, tuned.after, dataset) if args.polish else _Tuned(tuned.after, 0.0)
+    seconds = tuned.seconds + polished.seconds
+    return Fitted(before, polished.after, fitting.seconds + seconds, seconds)
 
 
 def _polished(args: argparse.Namespace, editor: SCMEditor, dataset: MorphoMNIST) -> "_Tuned":
     """By the second fine-tuning of the recipe, where it has one."""
     recipe = RECIPES[args.model]
     if recipe.polish is None or not isinstance(editor.image_model, HierarchicalVAE):
-        return _Tuned(editor, 0.0)
+        raise ValueError(f"The recipe {args.model!r} has no polish; leave --polish out.")
     model = editor.image_model.reweighted(recipe.polished_weights)
     start = SCMEditor(editor.scm, model, residual=TEMPERATURE, fitted_on=editor.fitted_on)
     return _tuned(args, start, dataset, recipe.polish, "polish")
@@ -510,7 +510,7 @@ def main() -> None:
     )
     parser.add_argument("--fitted-how", help="with --fitted: how, on what device, in how many steps and seconds")
     parser.add_argument("--fitted-before", type=Path, help="with --fitted: folder of it before fine-tuning")
-    parser.add_argument("--polish", action="store_true", help="with --fitted: go on by the recipe's second fine-tuning")
+    parser.add_argument("--polish", action="store_true", help="go on by the recipe's second fine-tuning")
     parser.add_argument("--save", type=Path, help="folder where the fitted editor goes")
     parser.add_argument("--steps", type=int, help="of the fit")
     parser.add_argument("--fine-tune-steps", type=int)
@@ -520,10 +520,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="of the editor; what scores it stays on the CPU")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    if bool(args.fitted) != bool(args.fitted_how) or ((args.fitted_before or args.polish) and not args.fitted):
-        parser.error("--fitted and --fitted-how go together, and --fitted-before and --polish only with them")
-    if args.polish and (args.fitted_before or RECIPES[args.model].polish is None):
-        parser.error("--polish goes on from --fitted, which is then what it was before, by a recipe that has it: hvae")
+    if bool(args.fitted) != bool(args.fitted_how) or (args.fitted_before and not args.fitted):
+        parser.error("--fitted and --fitted-how go together, and --fitted-before only with them")
+    if args.polish and args.fitted_before:
+        parser.error("--polish goes on from --fitted, which is then what it was before; leave --fitted-before out")
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)  # denormal numbers in the optimiser's moments make a step several times slower
     dataset = MorphoMNIST(args.data)
