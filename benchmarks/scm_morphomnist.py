@@ -59,6 +59,7 @@ from causal_cxr.editors.scm.fit import fit_image_model
 from causal_cxr.editors.scm.hvae import HierarchicalVAE
 from causal_cxr.editors.scm.image_model import ImageModel
 from causal_cxr.editors.scm.vae import ConditionalVAE
+from causal_cxr.fitting.resumable import STATE
 
 
 @dataclass(frozen=True)
@@ -427,20 +428,30 @@ class Timed:
 
 @contextmanager
 def timed(folder: Path | None) -> Iterator[Timed]:
-    """Add the time of this block to what earlier runs into the same folder took, unless they had finished."""
+    """Add the time of this block to what earlier runs into the same folder took, unless they had finished.
+
+    A run that was killed counts until it saved its state for the last time: what came after was done again.
+    """
     kept = None if folder is None else folder / "seconds.json"
-    known = json.loads(kept.read_text()) if kept is not None and kept.exists() else {"seconds": 0.0, "finished": False}
-    timing, begun = Timed(folder, known["seconds"]), time.perf_counter()
-    finished = known["finished"]
-    try:
-        yield timing
-        finished = True
-    finally:
-        if not known["finished"]:
-            timing.seconds += time.perf_counter() - begun
+    known = {"seconds": 0.0, "finished": False, "begun": None}
+    if kept is not None and kept.exists():
+        known |= json.loads(kept.read_text())
+    if folder is not None and known["begun"] is not None and (folder / STATE).exists():
+        known["seconds"] += max(0.0, (folder / STATE).stat().st_mtime - known["begun"])
+    timing, begun = Timed(folder, known["seconds"]), time.time()
+
+    def keep(finished: bool, begun: float | None) -> None:
         if kept is not None:
             kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_text(json.dumps({"seconds": timing.seconds, "finished": finished}))
+            kept.write_text(json.dumps({"seconds": timing.seconds, "finished": finished, "begun": begun}))
+
+    if known["finished"]:
+        yield timing
+        return
+    keep(False, begun)
+    yield timing
+    timing.seconds += time.time() - begun
+    keep(True, None)
 
 
 def export(file: Path, task: Task, made: Mapping[str, Counterfactuals]) -> None:
@@ -550,7 +561,7 @@ def main() -> None:
     for name, (editor, temperature) in wanted.items():
         scores[name], made[name] = score(at_temperature(editor, temperature), task, judges)
     print(shown(args.model, scores))
-    main_editor = at_temperature(editors.after, TEMPERATURE)
+    main_editor, recipe = at_temperature(editors.after, TEMPERATURE), RECIPES[args.model]
     if args.export:
         export(args.export, task, made["after"])
     if args.figure:
@@ -573,6 +584,9 @@ def main() -> None:
             "parameters": sum(p.numel() for p in main_editor.image_model.parameters()),
             "fingerprint": main_editor.fingerprint,
             "fitted": args.fitted_how,
+            "polish": {"divergence_weights": recipe.polished_weights, **TUNING, **recipe.polish}
+            if args.polish and recipe.polish
+            else None,
             "fitted_on": len(main_editor.fitted_on or ()),
             "tested_on": len(task.images),
             "threads": args.threads,

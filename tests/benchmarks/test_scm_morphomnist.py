@@ -3,7 +3,9 @@
 import argparse
 import dataclasses
 import json
+import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +167,8 @@ def test_a_recipe_is_one_that_the_fits_take(model, polish, monkeypatch):
 def test_the_recorded_editor_is_of_the_recipe(model):
     recorded = json.loads((RECORDED / f"scm_morphomnist-{model}.json").read_text())["summary"]["conditions"]
     built = RECIPES[model].build(n_conditions(GRAPH))
+    if recorded.get("polish"):
+        built = built.reweighted(RECIPES[model].polished_weights)
     assert json.loads(json.dumps(built.settings)) == recorded["settings"]
     assert sum(p.numel() for p in built.parameters()) == recorded["parameters"]
 
@@ -257,3 +261,26 @@ def test_how_it_was_fitted_must_be_said_of_an_editor_fitted_elsewhere_alone(scor
     with pytest.raises(SystemExit):
         scored(*arguments)
     assert "--fitted and --fitted-how go together" in capsys.readouterr().err
+
+
+def test_a_killed_fit_counts_until_it_last_saved_its_state_and_a_finished_one_once(tmp_path):
+    folder = tmp_path / "fit"
+
+    def killed():
+        with benchmark.timed(folder):
+            (folder / benchmark.STATE).touch()
+            saved = time.time() + 30
+            os.utime(folder / benchmark.STATE, (saved, saved))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed()
+    with benchmark.timed(folder) as timing:
+        assert timing.seconds == pytest.approx(30, abs=1)
+    assert timing.seconds == pytest.approx(30, abs=1)
+    with benchmark.timed(folder) as again:
+        pass
+    assert again.seconds == timing.seconds
+    with benchmark.timed(None) as alone:
+        time.sleep(0.01)
+    assert 0.01 <= alone.seconds < 1
