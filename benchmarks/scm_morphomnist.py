@@ -9,7 +9,9 @@ do(intensity) and do(digit), the value one that training images have, of another
 
 The recorded ``hvae`` was fitted elsewhere, on a GPU, by the recipe here up to its schedules: learning rate and beta went by the
 share of the time that was over, not of the steps. The warm-ups here end at the steps at which those ended by the clock, and the
-steps are rounded; a run from nothing with these steps is not recorded.
+steps are rounded; a run from nothing with these steps is not recorded. It was then polished by the second fine-tuning here,
+and stopped after 6,000 of the 8,500 steps: 26 steps later that fit diverged, by a prior's scale that grew without bound in an
+edit. So ``--polish`` as it stands does not end.
 
 In the JSON's ``summary``, the editor after counterfactual fine-tuning, pixel noise times 0.1 (the published temperature):
 

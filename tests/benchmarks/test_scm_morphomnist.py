@@ -167,7 +167,7 @@ def test_a_recipe_is_one_that_the_fits_take(model, polish, monkeypatch):
 def test_the_recorded_editor_is_of_the_recipe(model):
     recorded = json.loads((RECORDED / f"scm_morphomnist-{model}.json").read_text())["summary"]["conditions"]
     built = RECIPES[model].build(n_conditions(GRAPH))
-    if recorded.get("polish"):
+    if RECIPES[model].polished_weights is not None:
         built = built.reweighted(RECIPES[model].polished_weights)
     assert json.loads(json.dumps(built.settings)) == recorded["settings"]
     assert sum(p.numel() for p in built.parameters()) == recorded["parameters"]
