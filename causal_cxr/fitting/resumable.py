@@ -74,12 +74,21 @@ class ResumableFit:
             }
 
     def descend(self, loss: Tensor, learning_rate: float) -> None:
-        """One step, its gradient clipped to norm 1."""
+        """One step, its gradient clipped to norm 1.
+
+        Raises:
+            FloatingPointError: the gradient is not finite; weights and the state that was saved are as they were.
+        """
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"Step {self.step + 1} has a gradient that is not finite (loss {loss.item():g}): the fit has diverged; lower "
+                "the learning rate, or end before this step."
+            )
         self.optimiser.step()
         self.step += 1
         decay = min(self.decay, self.step / (self.step + 9))
