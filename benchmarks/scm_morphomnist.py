@@ -5,13 +5,10 @@ do(intensity) and do(digit), the value one that training images have, of another
 
     python benchmarks/scm_morphomnist.py --data DIR --model hvae --device cuda --json FILE --export cf.npz --figure sheet.png
     python benchmarks/scm_morphomnist.py --data DIR --model hvae --fitted DIR --fitted-how TEXT --json FILE  # score only
-    ... --polish  # go on, from the fit or from --fitted, by the recipe's second fine-tuning: as long again as the fit
 
 The recorded ``hvae`` was fitted elsewhere, on a GPU, by the recipe here up to its schedules: learning rate and beta went by the
 share of the time that was over, not of the steps. The warm-ups here end at the steps at which those ended by the clock, and the
-steps are rounded; a run from nothing with these steps is not recorded. It was then polished by the second fine-tuning here,
-and stopped after 6,000 of the 8,500 steps: 26 steps later that fit diverged, by a prior's scale that grew without bound in an
-edit. So ``--polish`` as it stands does not end.
+steps are rounded; a run from nothing with these steps is not recorded.
 
 In the JSON's ``summary``, the editor after counterfactual fine-tuning, pixel noise times 0.1 (the published temperature):
 
@@ -71,15 +68,11 @@ class Recipe:
     Attributes:
         build: from the number of conditions.
         fit, tuning: options of :func:`fit_image_model` and :func:`fine_tune`, over :data:`FIT` and :data:`TUNING`.
-        polish: of a second fine-tuning, for the hierarchical VAE; none unless given.
-        polished_weights: its divergence weights.
     """
 
     build: Callable[[int], ImageModel]
     fit: Mapping[str, Any]
     tuning: Mapping[str, Any]
-    polish: Mapping[str, Any] | None = None
-    polished_weights: tuple[float, ...] | None = None
 
 
 RECIPES = {
@@ -114,16 +107,6 @@ RECIPES = {
             "attribute_weights": {"digit": 5.0},
             "misreading": {"digit": 0.06},
         },
-        # What the finest latents were kept from while shapes were to lie in the coarsest: what reconstruction needs.
-        polish={
-            "steps": 8_500,
-            "batch_size": 64,
-            "ema": 0.998,
-            "first_price": 0.2,
-            "last_price": 0.02,
-            "attribute_weights": {"digit": 5.0},
-        },
-        polished_weights=(0.1, 1, 1, 0.25),
     ),
 }
 FIT: dict[str, Any] = {"learning_rate": 1e-3, "weight_decay": 0.01, "ema": 0.999, "patience": 8, "evaluate_every": 250}
@@ -375,7 +358,7 @@ def fitted_elsewhere(folder: Path, dataset: MorphoMNIST, *, device: str = "cpu")
 
 
 def fitted(args: argparse.Namespace, dataset: MorphoMNIST) -> Fitted:
-    """Fit the model on :data:`morphomnist.FIT_ROWS`, then fine-tune it with the ``training`` predictors; polish it if asked."""
+    """Fit the model on :data:`morphomnist.FIT_ROWS`, then fine-tune it with the ``training`` predictors."""
     folder: Path | None = args.checkpoint
     recipe = RECIPES[args.model]
     options = FIT | dict(recipe.fit) | ({"steps": args.steps} if args.steps else {})
@@ -384,40 +367,14 @@ def fitted(args: argparse.Namespace, dataset: MorphoMNIST) -> Fitted:
             dataset, FIT_ROWS, GRAPH, recipe.build, seed=args.seed, shift=SHIFT, residual=TEMPERATURE,
             minutes=args.minutes, device=args.device, checkpoint=fitting.folder, **options,
         )  # fmt: skip
-    tuned = _tuned(args, before, dataset, recipe.tuning, "fine-tuning")
-    polished = _polished(args, tuned.after, dataset) if args.polish else _Tuned(tuned.after, 0.0)
-    seconds = tuned.seconds + polished.seconds
-    return Fitted(before, polished.after, fitting.seconds + seconds, seconds)
-
-
-def _polished(args: argparse.Namespace, editor: SCMEditor, dataset: MorphoMNIST) -> "_Tuned":
-    """By the second fine-tuning of the recipe, where it has one."""
-    recipe = RECIPES[args.model]
-    if recipe.polish is None or not isinstance(editor.image_model, HierarchicalVAE):
-        raise ValueError(f"The recipe {args.model!r} has no polish; leave --polish out.")
-    model = editor.image_model.reweighted(recipe.polished_weights)
-    start = SCMEditor(editor.scm, model, residual=TEMPERATURE, fitted_on=editor.fitted_on)
-    return _tuned(args, start, dataset, recipe.polish, "polish")
-
-
-@dataclass(frozen=True)
-class _Tuned:
-    after: SCMEditor
-    seconds: float
-
-
-def _tuned(
-    args: argparse.Namespace, editor: SCMEditor, dataset: MorphoMNIST, options: Mapping[str, Any], what: str
-) -> _Tuned:
-    """Fine-tuned with the ``training`` predictors."""
     family = family_of("training", dataset.images(FIT_ROWS), dataset.attributes.iloc[FIT_ROWS])
     predictors = {name: predictor.to(args.device) for name, predictor in family.items()}
-    options = TUNING | dict(options) | ({} if args.fine_tune_steps is None else {"steps": args.fine_tune_steps})
-    with timed(args.checkpoint and args.checkpoint / f"{args.model}-{what}") as timing:
+    options = TUNING | dict(recipe.tuning) | ({} if args.fine_tune_steps is None else {"steps": args.fine_tune_steps})
+    with timed(folder and folder / f"{args.model}-fine-tuning") as tuning:
         after = fine_tune(
-            editor, dataset, FIT_ROWS, predictors, seed=args.seed, shift=SHIFT, checkpoint=timing.folder, **options
+            before, dataset, FIT_ROWS, predictors, seed=args.seed, shift=SHIFT, checkpoint=tuning.folder, **options
         )
-    return _Tuned(after, timing.seconds)
+    return Fitted(before, after, fitting.seconds + tuning.seconds, tuning.seconds)
 
 
 @dataclass
@@ -523,8 +480,7 @@ def main() -> None:
     )
     parser.add_argument("--fitted-how", help="with --fitted: how, on what device, in how many steps and seconds")
     parser.add_argument("--fitted-before", type=Path, help="with --fitted: folder of it before fine-tuning")
-    parser.add_argument("--polish", action="store_true", help="go on by the recipe's second fine-tuning")
-    parser.add_argument("--save", type=Path, help="folder where the fitted editor goes")
+    parser.add_argument("--save", type=Path, help="folder where the editor goes")
     parser.add_argument("--steps", type=int, help="of the fit")
     parser.add_argument("--fine-tune-steps", type=int)
     parser.add_argument("--minutes", type=float, help="of the fit, at most; the result then depends on the machine")
@@ -535,8 +491,6 @@ def main() -> None:
     args = parser.parse_args()
     if bool(args.fitted) != bool(args.fitted_how) or (args.fitted_before and not args.fitted):
         parser.error("--fitted and --fitted-how go together, and --fitted-before only with them")
-    if args.polish and args.fitted_before:
-        parser.error("--polish goes on from --fitted, which is then what it was before; leave --fitted-before out")
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)  # denormal numbers in the optimiser's moments make a step several times slower
     dataset = MorphoMNIST(args.data)
@@ -547,9 +501,6 @@ def main() -> None:
             for folder in (args.fitted_before, args.fitted)
         )
         editors = Fitted(before, after)
-        if args.polish:
-            polished = _polished(args, after, dataset)
-            editors = Fitted(at_temperature(after, TEMPERATURE), polished.after, None, polished.seconds)
     else:
         editors = fitted(args, dataset)
     if args.save:
@@ -563,7 +514,7 @@ def main() -> None:
     for name, (editor, temperature) in wanted.items():
         scores[name], made[name] = score(at_temperature(editor, temperature), task, judges)
     print(shown(args.model, scores))
-    main_editor, recipe = at_temperature(editors.after, TEMPERATURE), RECIPES[args.model]
+    main_editor = at_temperature(editors.after, TEMPERATURE)
     if args.export:
         export(args.export, task, made["after"])
     if args.figure:
@@ -586,9 +537,6 @@ def main() -> None:
             "parameters": sum(p.numel() for p in main_editor.image_model.parameters()),
             "fingerprint": main_editor.fingerprint,
             "fitted": args.fitted_how,
-            "polish": {"divergence_weights": recipe.polished_weights, **TUNING, **recipe.polish}
-            if args.polish and recipe.polish
-            else None,
             "fitted_on": len(main_editor.fitted_on or ()),
             "tested_on": len(task.images),
             "threads": args.threads,

@@ -20,7 +20,6 @@ from torch.distributions import Categorical, Normal
 
 from causal_cxr.editors.editor import Abduction, Edit
 from causal_cxr.editors.scm.editor import SCMEditor, n_conditions
-from causal_cxr.editors.scm.hvae import HierarchicalVAE
 from causal_cxr.editors.scm.vae import ConditionalVAE
 from causal_cxr.graphs import Binary, CausalGraph
 from causal_cxr.graphs.scm import SCM
@@ -151,12 +150,12 @@ class Digit(torch.nn.Module):
         return Categorical(logits=images[:, 0, 0, :10])
 
 
-@pytest.mark.parametrize(("model", "polish"), [("cvae", False), ("hvae", False), ("hvae", True)])
-def test_a_recipe_is_one_that_the_fits_take(model, polish, monkeypatch):
+@pytest.mark.parametrize("model", RECIPES)
+def test_a_recipe_is_one_that_the_fits_take(model, monkeypatch):
     monkeypatch.setattr(benchmark, "FIT_ROWS", np.arange(12))
     monkeypatch.setattr(benchmark, "family_of", lambda *_: {"thickness": Thickness(), "digit": Digit()})
     asked = argparse.Namespace(
-        model=model, checkpoint=None, steps=1, fine_tune_steps=1, minutes=None, seed=0, device="cpu", polish=polish
+        model=model, checkpoint=None, steps=1, fine_tune_steps=1, minutes=None, seed=0, device="cpu"
     )
     editors = benchmark.fitted(asked, Sampled(12))
     assert editors.before.fingerprint != editors.after.fingerprint
@@ -167,8 +166,6 @@ def test_a_recipe_is_one_that_the_fits_take(model, polish, monkeypatch):
 def test_the_recorded_editor_is_of_the_recipe(model):
     recorded = json.loads((RECORDED / f"scm_morphomnist-{model}.json").read_text())["summary"]["conditions"]
     built = RECIPES[model].build(n_conditions(GRAPH))
-    if RECIPES[model].polished_weights is not None:
-        built = built.reweighted(RECIPES[model].polished_weights)
     assert json.loads(json.dumps(built.settings)) == recorded["settings"]
     assert sum(p.numel() for p in built.parameters()) == recorded["parameters"]
 
@@ -226,34 +223,10 @@ def test_an_editor_fitted_elsewhere_is_scored_and_how_it_was_fitted_is_said(scor
     assert alone["conditions"]["fitted"] == "on a GPU"
     assert alone["conditions"]["fitted_on"] == 1
     assert alone["seconds_fit"] is alone["conditions"]["seconds_fine_tuning"] is None
-    both = scored("--fitted", folder, "--fitted-how", "on a GPU", "--fitted-before", folder)
+    kept = tmp_path / "kept"
+    both = scored("--fitted", folder, "--fitted-how", "on a GPU", "--fitted-before", folder, "--save", str(kept))
     assert list(both["scores"])[:2] == ["after", "before"]
-
-
-def test_an_editor_fitted_elsewhere_is_polished_and_scored_before_and_after(scored, tmp_path, monkeypatch):
-    rows = argparse.Namespace(patients=pd.Series([str(row) for row in range(TEST_ROWS[-1] + 1)]))
-    ladder = HierarchicalVAE(n_conditions(GRAPH), stages=((2, 16, 1, 2), (32, 16, 1, 2)))
-    ladder_editor = SCMEditor(SCMEditor.from_pretrained(tmp_path / "editor").scm, ladder, fitted_on={"5"})
-    ladder_editor.save(tmp_path / "ladder")
-    asked = {}
-
-    def tuned(editor, dataset, rows, predictors, **options):
-        asked.update(options, residual=editor.residual, weights=editor.image_model.settings["divergence_weights"])
-        return editor
-
-    monkeypatch.setattr(benchmark, "fine_tune", tuned)
-    monkeypatch.setattr(benchmark, "family_of", lambda *_: {})
-    monkeypatch.setattr(benchmark, "MorphoMNIST", lambda folder: rows)
-    monkeypatch.setattr(rows, "images", lambda _: None, raising=False)
-    monkeypatch.setattr(rows, "attributes", pd.DataFrame(index=rows.patients.index), raising=False)
-    monkeypatch.setitem(RECIPES, "hvae", dataclasses.replace(RECIPES["hvae"], polished_weights=(0.5, 1)))
-    folder = str(tmp_path / "ladder")
-    summary = scored("--fitted", folder, "--fitted-how", "on a GPU", "--polish", "--save", str(tmp_path / "kept"))
-    assert list(summary["scores"])[:2] == ["after", "before"]
-    assert summary["seconds_fit"] is None  # of the fit elsewhere nothing is known
-    assert summary["conditions"]["seconds_fine_tuning"] >= 0
-    assert (asked["residual"], asked["weights"], asked["steps"]) == (0.1, [0.5, 1], RECIPES["hvae"].polish["steps"])
-    assert SCMEditor.from_pretrained(tmp_path / "kept").image_model.settings["divergence_weights"] == [0.5, 1]
+    assert SCMEditor.from_pretrained(kept).fitted_on == {"5"}
 
 
 @pytest.mark.parametrize("arguments", [["--fitted", "e"], ["--fitted-how", "so"], ["--fitted-before", "e"]])
