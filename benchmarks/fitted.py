@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from attribute_network import fit_attribute_networks
 from platformdirs import user_cache_path
 from sign_network import SignNetwork, fit_sign_network
 
@@ -19,14 +20,15 @@ from causal_cxr.readers import ProbeReader
 from causal_cxr.readers.concepts import world_concepts
 
 SHIPPED = "portable"  #: the world whose editors ship
-FIT_SEED, BASE_SEED, READER_SEED, NETWORK_SEED, EXEMPLAR_SEED = 5_001, 5_002, 5_003, 5_004, 5_005
-FIT_IMAGES, READER_IMAGES, NETWORK_IMAGES, EXEMPLAR_IMAGES = 12_000, 4_000, 4_000, 400
-STEPS = {"scm": 4_000, "scm-hvae": 3_000, "diffusion": 1_500, "balanced": 700}  #: of the fit to a world
+FIT_SEED, BASE_SEED, READER_SEED, NETWORK_SEED, EXEMPLAR_SEED, TUNING_SEED = 5_001, 5_002, 5_003, 5_004, 5_005, 5_006
+FIT_IMAGES, READER_IMAGES, NETWORK_IMAGES, EXEMPLAR_IMAGES, TUNING_IMAGES = 12_000, 4_000, 4_000, 400, 4_000
+#: of the fit to a world; of ``scm-tuned``, those of counterfactual fine-tuning that follow
+STEPS = {"scm": 4_000, "scm-tuned": 2_000, "scm-hvae": 3_000, "diffusion": 1_500, "balanced": 700}
 BASE_STEPS = 5_000
 #: The hierarchical VAE's stages: its coarsest latents have one position at 64 pixels.
 LADDER = ((4, 32, 2, 4), (8, 64, 2, 0), (16, 96, 2, 0), (64, 128, 2, 32))
 DIFFUSION = "diffusion"  #: alone, or with an inversion's name: ``diffusion-heun``
-KINDS = (DIFFUSION, "clip-guided", "flamingo", "scm", "scm-hvae")
+KINDS = (DIFFUSION, "clip-guided", "flamingo", "scm", "scm-tuned", "scm-hvae")
 
 
 def fitted_reader(world: World) -> ProbeReader:
@@ -75,6 +77,10 @@ def fitted_editor(kind: str, world: World, *, steps: int | None = None, folder: 
     from causal_cxr.editors import SCMEditor
     from causal_cxr.editors.diffusion.inversion import INVERSIONS
 
+    if kind == "scm-tuned":
+        start, count = fitted_editor("scm", world), steps or STEPS[kind]
+        recipe = f"{kind}|{world.fingerprint}|{FIT_IMAGES}|{TUNING_IMAGES}|{count}|{start.fingerprint}"
+        return SCMEditor.from_pretrained(_cached(recipe, lambda to: _tune_scm(start, world, count, to)))
     if kind in ("scm", "scm-hvae"):
         if kind == "scm" and steps is None and _is_shipped(world):
             return SCMEditor.from_shipped()
@@ -202,6 +208,19 @@ def _fit_scm(kind: str, world: World, steps: int, folder: Path) -> None:
     fit_image_model(phantom, np.arange(len(phantom)), phantom.graph, model, steps=steps, seed=FIT_SEED, **options).save(
         folder
     )
+
+
+def _tune_scm(start: Any, world: World, steps: int, folder: Path) -> None:
+    """Fine-tune on counterfactuals, by networks that read every attribute that shows (De Sousa Ribeiro et al., ICML 2023)."""
+    from causal_cxr.editors.scm.fine_tune import fine_tune
+
+    phantom, others = world.sample(FIT_IMAGES, FIT_SEED), world.independent().sample(TUNING_IMAGES, TUNING_SEED)
+    shown = [name for name in phantom.graph.image_parents if name in phantom.graph.labelled]
+    attributes = {name: phantom.graph.attributes[name] for name in shown}
+    codes = {name: torch.tensor(attributes[name].encode(others.attributes[name])) for name in shown}
+    images = torch.cat([others.images(rows) for rows in np.array_split(np.arange(TUNING_IMAGES), 20)])
+    networks, _ = fit_attribute_networks(images, codes, attributes, seed=TUNING_SEED)
+    fine_tune(start, phantom, np.arange(len(phantom)), networks, steps=steps, seed=FIT_SEED).save(folder)
 
 
 def _fit_adapter(world: World, start: Any, steps: int, folder: Path, **options: Any) -> None:

@@ -55,6 +55,7 @@ def fine_tune(
     attribute_weights: Mapping[str, float] | None = None,
     misreading: Mapping[str, float] | None = None,
     shift: int = 0,
+    detail_only: bool = False,
     save_every: int = 200,
     checkpoint: Path | None = None,
 ) -> SCMEditor:
@@ -84,11 +85,13 @@ def fine_tune(
         misreading: attribute -> nats, more than 0, by which its reading of edits may be worse than of factual images.
             While one is worse, the price falls whatever the bound is: these edits come first. ``None``: the bound does.
         shift: as in the fit, see :func:`fit_image_model`.
+        detail_only: train the ladder from its finest latents on (:meth:`ImageModel.detail`). The coarser ones, which hold
+            the shape, stay as they are: nats may be made cheap in the finest without the shape moving there.
         checkpoint: folder for resumable state, every ``save_every`` steps.
 
     Raises:
         ValueError: a predictor of what the editor does not draw, a weight or limit for what no predictor reads, a
-            limit that is not above 0, or limits and a ``last_price``.
+            limit that is not above 0, limits and a ``last_price``, or ``detail_only`` of a model without a ladder.
     """
     from rich.progress import Progress
 
@@ -107,9 +110,17 @@ def fine_tune(
         raise ValueError(f"misreading is {limits}; give nats above 0.")
     if limits and last_price is not None:
         raise ValueError("misreading and last_price both say what an edit may cost; give one of them.")
+    if detail_only and not editor.image_model.detail():
+        raise ValueError(
+            f"detail_only needs a ladder of latents, and {type(editor.image_model).__name__} has none: use a "
+            "HierarchicalVAE, or train all of it."
+        )
     rows, table = complete_rows(dataset, rows, graph)
     images = read(dataset, rows)
     model = copy.deepcopy(editor.image_model).to(memory_format=torch.channels_last)  # a sixth faster on a CPU
+    trained = model.detail() if detail_only else dict(model.named_parameters())
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
     device = next(model.parameters()).device
     factual, shape = conditions(graph, table).to(device), (images.shape[-2], images.shape[-1])
     size = min(batch_size, len(rows))
@@ -120,14 +131,14 @@ def fine_tune(
 
     with torch.random.fork_rng(devices=[]):
         fit = ResumableFit(
-            dict(model.named_parameters()),
-            torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0),
+            trained,
+            torch.optim.AdamW(trained.values(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0),
             decay=ema,
             folder=checkpoint,
             recipe=(
                 "fine-tuning", editor.fingerprint, dataset.fingerprint, rows.tolist(), sorted(predictors), targets, steps,
                 seed, batch_size, learning_rate, ema, slack, divergence_warm_up,
-                first_beta, first_price, last_price, weights, limits, shift,
+                first_beta, first_price, last_price, weights, limits, shift, detail_only,
             ),
         )  # fmt: skip
         if "keep" in fit.extra:
@@ -187,7 +198,7 @@ def fine_tune(
     fit.smooth()
     return SCMEditor(
         editor.scm,
-        model,
+        model.requires_grad_(True),
         residual=editor.residual,
         fitted_on=editor.fitted_on,
         renderer_version=editor.renderer_version,

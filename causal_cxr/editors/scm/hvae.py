@@ -279,6 +279,16 @@ class HierarchicalVAE(ImageModel):
         copy.load_state_dict(self.state_dict())
         return copy.to(next(self.parameters()).device)
 
+    def detail(self) -> dict[str, nn.Parameter]:
+        """See :meth:`ImageModel.detail`: the way down from where the finest latents begin, to the pixels."""
+        finest = min(i for i, stage in enumerate(self.settings["stages"]) if stage[3])
+        begin = tuple(
+            f"stages.{i}.{part}."
+            for i in range(finest + 1)
+            for part in ("image", "prior", "spread_image", "spread_prior", "rungs")
+        )
+        return {name: p for name, p in self.named_parameters() if name.startswith((*begin, "leave."))}
+
     def noise_shapes(self, shape: tuple[int, int]) -> list[tuple[int, ...]]:
         """See :meth:`ImageModel.noise_shapes`."""
         coarse = [-(-side // self.coarsest) for side in shape]

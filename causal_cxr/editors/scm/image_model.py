@@ -72,6 +72,13 @@ class ImageModel(nn.Module, ABC):
         The divergence is in closed form, weighted by ``beta`` in (0, 1]: less than 1 while a fit warms up.
         """
 
+    def detail(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter of what draws the detail: trained alone, they leave all but the finest latents as they were.
+
+        Empty where the latents are no ladder.
+        """
+        return {}
+
 
 def pixel_noise(images: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
     """What images have beyond the decoder's location, in units of its scale; all ``(n, 1, h, w)``."""

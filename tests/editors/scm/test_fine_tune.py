@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Normal
 
-from causal_cxr.editors.scm import ConditionalVAE, SCMEditor, fine_tune, fit_image_model
+from causal_cxr.editors.scm import ConditionalVAE, HierarchicalVAE, SCMEditor, fine_tune, fit_image_model
 from causal_cxr.editors.scm.fine_tune import _misread
 from causal_cxr.graphs import Binary, CausalGraph, Continuous
 
@@ -171,6 +171,34 @@ def test_an_attribute_of_more_weight_is_edited_better(fitted: SCMEditor) -> None
         for weight in (0.0, 3.0)
     )
     assert misread(much) < misread(little)
+
+
+def test_detail_alone_is_trained_and_the_coarse_latents_stay() -> None:
+    from causal_cxr.editors.scm.editor import conditions
+
+    stages = ((2, 16, 1, 2), (16, 16, 1, 4))
+    fitted = fit_image_model(
+        DATA, ROWS, GRAPH, lambda n: HierarchicalVAE(n, stages, prior="mediator", divergence_weights=(1, 1)), steps=60
+    )
+    before = fitted.image_model.reweighted((0.1, 1))
+    cheap = SCMEditor(fitted.scm, before, residual=0.0, fitted_on=fitted.fitted_on)
+    tuned = fine_tune(cheap, DATA, ROWS, PREDICTORS, steps=60, learning_rate=2e-3, last_price=0.1, detail_only=True)
+    changed = {
+        name
+        for (name, old), new in zip(before.named_parameters(), tuned.image_model.parameters(), strict=True)
+        if not torch.equal(old, new)
+    }
+    assert changed == set(before.detail())
+    images, condition = DATA.images(ROWS), conditions(GRAPH, DATA.attributes.iloc[ROWS])
+    (coarse, fine), (kept, moved) = (m.abduct(images, condition) for m in (before, tuned.image_model))
+    torch.testing.assert_close(coarse, kept)
+    assert not torch.allclose(fine, moved, atol=1e-2)
+    assert all(parameter.requires_grad for parameter in tuned.image_model.parameters())
+
+
+def test_one_latent_map_has_no_detail_to_train(fitted: SCMEditor) -> None:
+    with pytest.raises(ValueError, match="detail_only needs a ladder of latents, and ConditionalVAE has none"):
+        fine_tune(fitted, DATA, ROWS, PREDICTORS, steps=1, detail_only=True)
 
 
 @pytest.mark.parametrize("option", ["attribute_weights", "misreading"])

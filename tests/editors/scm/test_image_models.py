@@ -158,6 +158,23 @@ def test_a_stage_s_divergence_counts_by_its_weight() -> None:
     assert sum(spent[stage] for stage in range(4)) == pytest.approx(spent["all"], rel=1e-3)
 
 
+@pytest.mark.parametrize("prior", ["exogenous", "mediator"])
+def test_detail_reaches_the_finest_latents_and_the_pixels_only(prior: str) -> None:
+    torch.manual_seed(0)
+    images, condition = batch()
+    model = HierarchicalVAE(3, **LADDER, prior=prior)
+    before = model.abduct(images, condition)
+    for parameter in model.detail().values():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    after = model.abduct(images, condition)
+    finest = model.noise_shapes((16, 16))[-1]
+    assert [torch.equal(*pair) for pair in zip(before, after, strict=True)] == [z.shape[1:] != finest for z in before]
+
+
+def test_one_latent_map_has_no_detail() -> None:
+    assert ConditionalVAE(3).detail() == {}
+
+
 @torch.no_grad()
 def test_a_single_position_spreads_into_places_of_its_own() -> None:
     torch.manual_seed(0)
