@@ -6,7 +6,8 @@ Small classifiers of images (logistic regression on oriented gradients or pixels
 phantoms in which their target goes with one attribute (planted), or with nothing (clean). All are audited on the world
 ``portable``, whose co-occurrences are other ones: images are edited once an editor and target and scored by all classifiers.
 
-Editors: ``oracle`` (true counterfactuals) and ``diffusion`` (the shipped one, fitted to ``portable``). Beside them ``no_editor``:
+Editors: ``oracle`` (true counterfactuals), ``diffusion`` (the shipped one, fitted to ``portable``), or any other that
+``benchmarks/editors.py`` compares, such as ``diffusion-coupled`` and ``scm``. Beside them ``no_editor``:
 the same ranking formula on the association of unedited scores with each attribute given the target's label.
 
 ``auroc``: planted against clean, by the score of the attribute that is ranked first. ``ranked_first``: share of the planted
@@ -30,6 +31,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from fitted import DIFFUSION, fitted_editor
 from record import rate, record
 from torch import Tensor, nn
 
@@ -37,12 +39,12 @@ from causal_cxr import Phantom, ShortcutAudit, World
 from causal_cxr.audits import as_predictor
 from causal_cxr.audits.effects import benjamini_yekutieli
 from causal_cxr.audits.shortcuts import Predictor, ShortcutReport
-from causal_cxr.editors import DiffusionEditor, OracleEditor
+from causal_cxr.editors import OracleEditor
 from causal_cxr.graphs import default_contrasts
 from causal_cxr.readers import OrientedGradients, Pixels, ProbeReader
 from causal_cxr.readers.concordance import concordance
 
-WORLD = "portable"
+WORLD, ORACLE = "portable", "oracle"
 TARGETS = ("effusion", "cardiomegaly")
 LEARNERS = ("gradients", "pixels", "network")
 STRENGTHS = (
@@ -194,7 +196,7 @@ def audits(
 ) -> tuple[dict[str, ShortcutReport], float]:
     """One report a target; seconds."""
     begun = time.monotonic()
-    made: Any = OracleEditor(phantom) if editor == "oracle" else DiffusionEditor.from_shipped()
+    made: Any = OracleEditor(phantom) if editor == ORACLE else fitted_editor(editor, World.load(WORLD))
     reader, contrasts = ProbeReader.from_shipped(), default_contrasts(phantom.graph, phantom.world.content.shifts)
     reports = {}
     for target in TARGETS:
@@ -307,7 +309,9 @@ def classifiers(
 def main() -> None:
     """Train, measure the truth, audit, compare, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--editors", nargs="*", choices=("oracle", "diffusion"), default=("oracle", "diffusion"))
+    parser.add_argument(
+        "--editors", nargs="*", default=(ORACLE, DIFFUSION), help=f"{ORACLE}, or of benchmarks/editors.py"
+    )
     parser.add_argument("--targets", nargs="*", choices=TARGETS, default=TARGETS)
     parser.add_argument("--learners", nargs="*", choices=LEARNERS, default=LEARNERS)
     parser.add_argument("--seeds", type=int, default=1, help="planted classifiers a target, shortcut and learner")
