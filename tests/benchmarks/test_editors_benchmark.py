@@ -4,6 +4,7 @@ import json
 
 import contact_sheet
 import editors
+import fitted
 import levers
 import numpy as np
 import pytest
@@ -136,6 +137,23 @@ def test_figures_of_the_inversions_come_from_their_own_benchmark(tmp_path):
 def test_an_unknown_editor_is_named_with_those_that_there_are():
     with pytest.raises(ValueError, match=r"no editor 'diffusion-teleport'.*diffusion-"):
         fitted_editor("diffusion-teleport", World.load("portable"))
+
+
+def test_a_tuned_scm_has_the_plain_one_s_attributes_and_another_image_model_and_is_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name in ("FIT_IMAGES", "TUNING_IMAGES"):
+        monkeypatch.setattr(fitted, name, 40)
+    world = World.load("portable")
+    plain, tuned = fitted_editor("scm", world), fitted_editor("scm-tuned", world, steps=2)
+    assert tuned.scm.fingerprint == plain.scm.fingerprint
+    assert tuned.image_model.settings == plain.image_model.settings
+    assert tuned.fingerprint != plain.fingerprint
+
+    def again(*_, **__):
+        raise AssertionError("fitted again")
+
+    monkeypatch.setattr(fitted, "fit_attribute_networks", again)
+    assert fitted_editor("scm-tuned", world, steps=2).fingerprint == tuned.fingerprint
 
 
 # -- the network ---------------------------------------------------------------------------------------------------------
