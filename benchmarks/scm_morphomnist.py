@@ -5,6 +5,10 @@ do(intensity) and do(digit), the value one that training images have, of another
 
     python benchmarks/scm_morphomnist.py --data DIR --model hvae --device cuda --json FILE --export cf.npz --figure sheet.png
     python benchmarks/scm_morphomnist.py --data DIR --model hvae --fitted DIR --fitted-how TEXT --json FILE  # score only
+    python benchmarks/scm_morphomnist.py --data DIR --model hvae --fitted DIR --fitted-how TEXT --detail --json FILE  # last stage
+
+The ladder is fitted in three stages: to the images; on counterfactuals, all of it; on counterfactuals, its detail alone, with
+nats made cheap there.
 
 The recorded ``hvae`` was fitted elsewhere, on a GPU, by the recipe here up to its schedules: learning rate and beta went by the
 share of the time that was over, not of the steps. The warm-ups here end at the steps at which those ended by the clock, and the
@@ -20,7 +24,7 @@ In the JSON's ``summary``, the editor after counterfactual fine-tuning, pixel no
 - ``reversibility_1``: as composition, there and back, mean over the three interventions (each in ``scores``)
 - ``seconds_fit`` (fine-tuning included; ``null`` if fitted elsewhere, see ``conditions.fitted``), ``seconds_per_1000``
   (abduction and one edit, median of 3)
-- ``scores``: ``after`` and (where known) ``before`` fine-tuning, and ``after`` at temperatures 0 and 1 (at 1 a null edit is the
+- ``scores``: ``after`` and (where known) ``before`` fine-tuning, ``before detail`` was tuned, and ``after`` at temperatures 0 and 1 (at 1 a null edit is the
   image itself). In each: all of the above; ``effectiveness_clean`` (no predictor is told anything), ``effectiveness_measured`` (measured on
   the pixels, no predictor); in all three ``intensity_in_support``: do(intensity) with values within 2 residual standard
   deviations of what goes with the image's thickness; ``changes``: what each intervention moved, on target and off
@@ -32,9 +36,9 @@ In the JSON's ``summary``, the editor after counterfactual fine-tuning, pixel no
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,11 +72,15 @@ class Recipe:
     Attributes:
         build: from the number of conditions.
         fit, tuning: options of :func:`fit_image_model` and :func:`fine_tune`, over :data:`FIT` and :data:`TUNING`.
+        detail: options of a second :func:`fine_tune`, of the detail alone; none where there is no ladder.
+        detail_weights: of the divergence in it.
     """
 
     build: Callable[[int], ImageModel]
     fit: Mapping[str, Any]
     tuning: Mapping[str, Any]
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    detail_weights: Sequence[float] = ()
 
 
 RECIPES = {
@@ -107,6 +115,16 @@ RECIPES = {
             "attribute_weights": {"digit": 5.0},
             "misreading": {"digit": 0.06},
         },
+        {
+            "steps": 2_500,
+            "learning_rate": 2e-3,
+            "batch_size": 64,
+            "ema": 0.995,
+            "first_price": 1.0,
+            "last_price": 0.03,
+            "attribute_weights": {"digit": 5.0, "thickness": 3.0},
+        },
+        (0.1, 1, 1, 0.25),
     ),
 }
 FIT: dict[str, Any] = {"learning_rate": 1e-3, "weight_decay": 0.01, "ema": 0.999, "patience": 8, "evaluate_every": 250}
@@ -330,14 +348,18 @@ class Fitted:
     """An editor before and after counterfactual fine-tuning; ``None`` for what is not known of one fitted elsewhere.
 
     Attributes:
-        seconds: both fits.
-        seconds_fine_tuning: the second alone.
+        before_detail: after all of it was tuned, before its detail alone was; ``None`` also where it was not.
+        seconds: all fits.
+        seconds_fine_tuning: those after the first.
+        seconds_detail: the last one's.
     """
 
     before: SCMEditor | None
     after: SCMEditor
+    before_detail: SCMEditor | None = None
     seconds: float | None = None
     seconds_fine_tuning: float | None = None
+    seconds_detail: float | None = None
 
 
 def fitted_elsewhere(folder: Path, dataset: MorphoMNIST, *, device: str = "cpu") -> SCMEditor:
@@ -359,22 +381,51 @@ def fitted_elsewhere(folder: Path, dataset: MorphoMNIST, *, device: str = "cpu")
 
 def fitted(args: argparse.Namespace, dataset: MorphoMNIST) -> Fitted:
     """Fit the model on :data:`morphomnist.FIT_ROWS`, then fine-tune it with the ``training`` predictors."""
-    folder: Path | None = args.checkpoint
     recipe = RECIPES[args.model]
     options = FIT | dict(recipe.fit) | ({"steps": args.steps} if args.steps else {})
-    with timed(folder and folder / f"{args.model}-fit") as fitting:
+    with timed(_folder(args, "fit")) as fitting:
         before = fit_image_model(
             dataset, FIT_ROWS, GRAPH, recipe.build, seed=args.seed, shift=SHIFT, residual=TEMPERATURE,
             minutes=args.minutes, device=args.device, checkpoint=fitting.folder, **options,
         )  # fmt: skip
+    tuned, seconds = tuned_by(args, dataset, before, "fine-tuning", recipe.tuning)
+    if not recipe.detail:
+        return Fitted(before, tuned, None, fitting.seconds + seconds, seconds)
+    after, last = with_detail(args, dataset, tuned)
+    return Fitted(before, after, tuned, fitting.seconds + seconds + last, seconds + last, last)
+
+
+def with_detail(args: argparse.Namespace, dataset: MorphoMNIST, editor: SCMEditor) -> tuple[SCMEditor, float]:
+    """The last stage, and its seconds: the detail alone, nats cheap there.
+
+    Raises:
+        ValueError: the editor has no ladder.
+    """
+    model, recipe = editor.image_model, RECIPES[args.model]
+    if not isinstance(model, HierarchicalVAE):
+        raise ValueError(f"{type(model).__name__} has no ladder whose detail could be tuned; leave --detail out.")
+    cheap = SCMEditor(
+        editor.scm, model.reweighted(recipe.detail_weights), residual=TEMPERATURE, fitted_on=editor.fitted_on
+    )
+    return tuned_by(args, dataset, cheap, "detail", {"detail_only": True, **recipe.detail})
+
+
+def tuned_by(
+    args: argparse.Namespace, dataset: MorphoMNIST, editor: SCMEditor, stage: str, options: Mapping[str, Any]
+) -> tuple[SCMEditor, float]:
+    """The editor after a stage of fine-tuning by the ``training`` predictors, and its seconds."""
     family = family_of("training", dataset.images(FIT_ROWS), dataset.attributes.iloc[FIT_ROWS])
     predictors = {name: predictor.to(args.device) for name, predictor in family.items()}
-    options = TUNING | dict(recipe.tuning) | ({} if args.fine_tune_steps is None else {"steps": args.fine_tune_steps})
-    with timed(folder and folder / f"{args.model}-fine-tuning") as tuning:
+    options = TUNING | dict(options) | ({} if args.fine_tune_steps is None else {"steps": args.fine_tune_steps})
+    with timed(_folder(args, stage)) as tuning:
         after = fine_tune(
-            before, dataset, FIT_ROWS, predictors, seed=args.seed, shift=SHIFT, checkpoint=tuning.folder, **options
+            editor, dataset, FIT_ROWS, predictors, seed=args.seed, shift=SHIFT, checkpoint=tuning.folder, **options
         )
-    return Fitted(before, after, fitting.seconds + tuning.seconds, tuning.seconds)
+    return after, tuning.seconds
+
+
+def _folder(args: argparse.Namespace, stage: str) -> Path | None:
+    return args.checkpoint and args.checkpoint / f"{args.model}-{stage}"
 
 
 @dataclass
@@ -480,17 +531,18 @@ def main() -> None:
     )
     parser.add_argument("--fitted-how", help="with --fitted: how, on what device, in how many steps and seconds")
     parser.add_argument("--fitted-before", type=Path, help="with --fitted: folder of it before fine-tuning")
+    parser.add_argument("--detail", action="store_true", help="with --fitted: tune its detail before it is scored")
     parser.add_argument("--save", type=Path, help="folder where the editor goes")
     parser.add_argument("--steps", type=int, help="of the fit")
-    parser.add_argument("--fine-tune-steps", type=int)
+    parser.add_argument("--fine-tune-steps", type=int, help="of each stage of fine-tuning")
     parser.add_argument("--minutes", type=float, help="of the fit, at most; the result then depends on the machine")
     parser.add_argument("--images", type=int, default=len(TEST_ROWS), help="test images to score on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="of the editor; what scores it stays on the CPU")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    if bool(args.fitted) != bool(args.fitted_how) or (args.fitted_before and not args.fitted):
-        parser.error("--fitted and --fitted-how go together, and --fitted-before only with them")
+    if bool(args.fitted) != bool(args.fitted_how) or ((args.fitted_before or args.detail) and not args.fitted):
+        parser.error("--fitted and --fitted-how go together, and --fitted-before and --detail only with them")
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)  # denormal numbers in the optimiser's moments make a step several times slower
     dataset = MorphoMNIST(args.data)
@@ -500,7 +552,11 @@ def main() -> None:
             folder and fitted_elsewhere(folder, dataset, device=args.device)
             for folder in (args.fitted_before, args.fitted)
         )
-        editors = Fitted(before, after)
+        if args.detail:
+            finished, seconds = with_detail(args, dataset, after)
+            editors = Fitted(before, finished, after, seconds_detail=seconds)
+        else:
+            editors = Fitted(before, after)
     else:
         editors = fitted(args, dataset)
     if args.save:
@@ -508,8 +564,9 @@ def main() -> None:
     judges = Judges.fit(task.training_images, task.training, seed=args.seed)
     scores, made = {}, {}
     wanted = {"after": (editors.after, TEMPERATURE)}
-    if editors.before is not None:
-        wanted["before"] = editors.before, TEMPERATURE
+    for name, editor in {"before detail": editors.before_detail, "before": editors.before}.items():
+        if editor is not None:
+            wanted[name] = editor, TEMPERATURE
     wanted |= {f"after, temperature {t:g}": (editors.after, t) for t in OTHERS}
     for name, (editor, temperature) in wanted.items():
         scores[name], made[name] = score(at_temperature(editor, temperature), task, judges)
@@ -542,6 +599,7 @@ def main() -> None:
             "threads": args.threads,
             "device": args.device,
             "seconds_fine_tuning": editors.seconds_fine_tuning,
+            "seconds_detail": editors.seconds_detail,
             "temperature": TEMPERATURE,
             "bins": f"{metrics.BINS} quantile bins of the training values",
             "fid_features": "layer before the last of our digit predictor, fitted on real training images",

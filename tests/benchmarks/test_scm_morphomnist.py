@@ -160,12 +160,19 @@ def test_a_recipe_is_one_that_the_fits_take(model, monkeypatch):
     editors = benchmark.fitted(asked, Sampled(12))
     assert editors.before.fingerprint != editors.after.fingerprint
     assert editors.seconds > editors.seconds_fine_tuning > 0
+    assert (editors.before_detail is None) == (model == "cvae")
+    if model == "hvae":
+        assert editors.after.fingerprint != editors.before_detail.fingerprint != editors.before.fingerprint
+        assert editors.seconds_fine_tuning > editors.seconds_detail > 0
+        assert editors.after.image_model.settings["divergence_weights"] == [0.1, 1, 1, 0.25]
 
 
 @pytest.mark.parametrize("model", RECIPES)
 def test_the_recorded_editor_is_of_the_recipe(model):
     recorded = json.loads((RECORDED / f"scm_morphomnist-{model}.json").read_text())["summary"]["conditions"]
     built = RECIPES[model].build(n_conditions(GRAPH))
+    if recorded.get("seconds_detail") is not None:
+        built = built.reweighted(RECIPES[model].detail_weights)
     assert json.loads(json.dumps(built.settings)) == recorded["settings"]
     assert sum(p.numel() for p in built.parameters()) == recorded["parameters"]
 
@@ -229,7 +236,25 @@ def test_an_editor_fitted_elsewhere_is_scored_and_how_it_was_fitted_is_said(scor
     assert SCMEditor.from_pretrained(kept).fitted_on == {"5"}
 
 
-@pytest.mark.parametrize("arguments", [["--fitted", "e"], ["--fitted-how", "so"], ["--fitted-before", "e"]])
+def test_detail_is_tuned_of_a_ladder_fitted_elsewhere_and_of_nothing_else(scored, task, editor, tmp_path, monkeypatch):
+    ladder = RECIPES["hvae"].build(n_conditions(GRAPH))
+    SCMEditor(editor.scm, ladder, residual=0.1, fitted_on={"5"}).save(tmp_path / "ladder")
+    tuned = []
+    monkeypatch.setattr(
+        benchmark, "tuned_by", lambda _, __, cheap, stage, options: (tuned.append(options) or cheap, 7.0)
+    )
+    found = scored("--fitted", str(tmp_path / "ladder"), "--fitted-how", "on a GPU", "--detail")
+    assert list(found["scores"])[:2] == ["after", "before detail"]
+    assert found["conditions"]["seconds_detail"] == 7
+    assert found["conditions"]["settings"]["divergence_weights"] == [0.1, 1, 1, 0.25]
+    assert [options["detail_only"] for options in tuned] == [True]
+    with pytest.raises(ValueError, match="ConditionalVAE has no ladder"):
+        scored("--fitted", str(tmp_path / "editor"), "--fitted-how", "on a GPU", "--detail")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--fitted", "e"], ["--fitted-how", "so"], ["--fitted-before", "e"], ["--detail"]]
+)
 def test_how_it_was_fitted_must_be_said_of_an_editor_fitted_elsewhere_alone(scored, arguments, capsys):
     with pytest.raises(SystemExit):
         scored(*arguments)

@@ -30,6 +30,7 @@ SOFTPLUS_OF_ONE = math.log(math.e - 1)  #: so that a posterior begins as wide as
 #: (location and scale of z's prior, mean and deviation of its noise's posterior) -> z
 Choose = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 Upsampling = Literal["repeated", "learnt"]
+MOST_LOG_SCALE = 3.0  #: of a latent's prior: where an edit asks for what was never seen, a scale may grow without bound
 #: reduction of the sides, channels, rungs, channels of each rung's latent: finest first
 STAGES = ((2, 32, 2, 4), (4, 64, 2, 0), (8, 96, 2, 0), (32, 128, 2, 32))
 
@@ -77,7 +78,7 @@ class _LatentRung(nn.Module):
         else:
             mean, raw = self.posterior(torch.cat([image, seen], 1), embedded).chunk(2, dim=1)
             std = F.softplus(raw + SOFTPLUS_OF_ONE) + LEAST_STD
-        z = choose(location, log_scale.exp(), mean, std)
+        z = choose(location, log_scale.clamp(max=MOST_LOG_SCALE).exp(), mean, std)
         if self.to_prior is not None:
             prior = prior + features + self.to_prior(z)
         image = image + features + self.to_image(z)
