@@ -1,11 +1,14 @@
 """What every image mechanism is: a Pyro program whose bound is the closed form, with exogenous noise."""
 
+import math
+
 import pyro
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
 from causal_cxr.editors.scm import ConditionalVAE, HierarchicalVAE, ImageModel
+from causal_cxr.editors.scm.hvae import MOST_LOG_SCALE
 
 LADDER = {"stages": ((2, 16, 2, 3), (4, 16, 1, 3), (8, 16, 1, 0), (16, 24, 1, 3))}
 MODELS = {
@@ -169,6 +172,25 @@ def test_detail_reaches_the_finest_latents_and_the_pixels_only(prior: str) -> No
     after = model.abduct(images, condition)
     finest = model.noise_shapes((16, 16))[-1]
     assert [torch.equal(*pair) for pair in zip(before, after, strict=True)] == [z.shape[1:] != finest for z in before]
+
+
+@torch.no_grad()
+def test_the_scale_of_a_latent_s_prior_is_bounded() -> None:
+    torch.manual_seed(0)
+    _, condition = batch()
+    model = HierarchicalVAE(3, **LADDER)
+    scales: list[float] = []
+
+    def seen(location: torch.Tensor, scale: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+        scales.append(float(scale.max()))
+        return location + scale * mean
+
+    for stage in model.stages:
+        for rung in stage.rungs:
+            if hasattr(rung, "latent"):
+                rung.prior.leave.bias.data[rung.latent : 2 * rung.latent] = 50.0
+    model._descend(condition, (16, 16), seen)
+    assert scales == pytest.approx([math.exp(MOST_LOG_SCALE)] * len(model.noise_shapes((16, 16))))
 
 
 def test_one_latent_map_has_no_detail() -> None:
