@@ -10,9 +10,9 @@ do(intensity) and do(digit), the value one that training images have, of another
 The ladder is fitted in three stages: to the images; on counterfactuals, all of it; on counterfactuals, its detail alone, with
 nats made cheap there.
 
-The recorded ``hvae`` had its first two stages elsewhere, on a GPU, by the recipe here up to its schedules (learning rate and beta went by the
-share of the time that was over, not of the steps), and its last one twice (docs/scm.md). The warm-ups here end at the steps at which those ended by the clock, and the
-steps are rounded; a run from nothing with these steps is not recorded.
+The recorded ``hvae`` had its first two stages elsewhere, on a GPU, by the recipe here up to its schedules (learning rate and beta
+went by the share of the time that was over, not of the steps), and its last one twice (docs/scm.md). The warm-ups here end at the
+steps at which those ended by the clock, and the steps are rounded; a run from nothing with these steps is not recorded.
 
 In the JSON's ``summary``, the editor after counterfactual fine-tuning, pixel noise times 0.1 (the published temperature):
 
