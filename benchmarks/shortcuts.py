@@ -39,7 +39,7 @@ from causal_cxr import Phantom, ShortcutAudit, World
 from causal_cxr.audits import as_predictor
 from causal_cxr.audits.effects import benjamini_yekutieli
 from causal_cxr.audits.shortcuts import Predictor, ShortcutReport
-from causal_cxr.editors import OracleEditor
+from causal_cxr.editors import Editor, OracleEditor
 from causal_cxr.graphs import default_contrasts
 from causal_cxr.readers import OrientedGradients, Pixels, ProbeReader
 from causal_cxr.readers.concordance import concordance
@@ -192,11 +192,10 @@ def true_gains(trained: Sequence[Trained], images: int) -> pd.DataFrame:
 
 
 def audits(
-    trained: Sequence[Trained], editor: str, phantom: Phantom, images: int, seed: int
+    trained: Sequence[Trained], name: str, editor: Editor, phantom: Phantom, images: int, seed: int
 ) -> tuple[dict[str, ShortcutReport], float]:
     """One report a target; seconds."""
     begun = time.monotonic()
-    made: Any = OracleEditor(phantom) if editor == ORACLE else fitted_editor(editor, World.load(WORLD))
     reader, contrasts = ProbeReader.from_shipped(), default_contrasts(phantom.graph, phantom.world.content.shifts)
     reports = {}
     for target in TARGETS:
@@ -205,7 +204,7 @@ def audits(
             audit = ShortcutAudit(
                 phantom.graph, target, [reader], interventions=contrasts, smallest_effect=DELTA, n_edited=images
             )
-            reports[target] = audit.run(models, {editor: made}, phantom, seed=seed)
+            reports[target] = audit.run(models, {name: editor}, phantom, seed=seed)
     return reports, time.monotonic() - begun
 
 
@@ -324,9 +323,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    phantom = Phantom(options.unedited, WORLD, seed=AUDIT_SEED + options.seed)
+    editors = {  # first, as a name that is none should not cost the classifiers
+        name: OracleEditor(phantom) if name == ORACLE else fitted_editor(name, World.load(WORLD))
+        for name in options.editors
+    }
     trained = classifiers(options.seeds, options.clean, options.first_seed, options.targets, options.learners)
     truth = true_gains(trained, options.truth)
-    phantom = Phantom(options.unedited, WORLD, seed=AUDIT_SEED + options.seed)
     planted = [t for t in trained if t.shortcut]
     clean = [t for t in trained if not t.shortcut]
     taken = [t for t in planted if abs(truth.loc[t.name, t.attribute]) >= DELTA]
@@ -342,8 +345,8 @@ def main() -> None:
                           "which": {name: found for name, found in relying.items() if found}},
         "delta": DELTA, "images": options.images,
     }  # fmt: skip
-    for editor in options.editors:
-        reports, seconds = audits(trained, editor, phantom, options.images, options.seed)
+    for editor, made in editors.items():
+        reports, seconds = audits(trained, editor, made, phantom, options.images, options.seed)
         ranked = {target: report.ranked() for target, report in reports.items()}
         summary[editor] = (
             summarise(trained, ranked, truth) | verdicts(reports, trained, truth) | {"seconds": round(seconds, 1)}
