@@ -13,6 +13,7 @@ from attribute_network import fit_attribute_networks
 from platformdirs import user_cache_path
 from sign_network import SignNetwork, fit_sign_network
 
+from causal_cxr.data.phantom import Phantom
 from causal_cxr.data.phantom.radiograph import VERSION
 from causal_cxr.data.phantom.world import World
 from causal_cxr.graphs import Continuous
@@ -55,8 +56,7 @@ def fitted_network(world: World) -> SignNetwork:
         concepts = world_concepts(world)
         truth = pd.concat([phantom.hidden, phantom.attributes], axis=1)
         columns = np.column_stack([concept.truth(truth) for concept in concepts])
-        images = torch.cat([phantom.images(rows) for rows in np.array_split(np.arange(NETWORK_IMAGES), 20)])
-        fit_sign_network(images, columns, concepts, seed=NETWORK_SEED).save(folder)
+        fit_sign_network(_all_images(phantom), columns, concepts, seed=NETWORK_SEED).save(folder)
 
     return SignNetwork.from_pretrained(_cached(f"signs|{world.fingerprint}|{NETWORK_IMAGES}", fit))
 
@@ -218,9 +218,12 @@ def _tune_scm(start: Any, world: World, steps: int, folder: Path) -> None:
     shown = [name for name in phantom.graph.image_parents if name in phantom.graph.labelled]
     attributes = {name: phantom.graph.attributes[name] for name in shown}
     codes = {name: torch.tensor(attributes[name].encode(others.attributes[name])) for name in shown}
-    images = torch.cat([others.images(rows) for rows in np.array_split(np.arange(TUNING_IMAGES), 20)])
-    networks, _ = fit_attribute_networks(images, codes, attributes, seed=TUNING_SEED)
+    networks, _ = fit_attribute_networks(_all_images(others), codes, attributes, seed=TUNING_SEED)
     fine_tune(start, phantom, np.arange(len(phantom)), networks, steps=steps, seed=FIT_SEED).save(folder)
+
+
+def _all_images(phantom: Phantom) -> torch.Tensor:
+    return torch.cat([phantom.images(rows) for rows in np.array_split(np.arange(len(phantom)), 20)])
 
 
 def _fit_adapter(world: World, start: Any, steps: int, folder: Path, **options: Any) -> None:

@@ -247,7 +247,7 @@ class HierarchicalVAE(ImageModel):
         reductions, widths, rungs, latents = zip(*stages, strict=True)
         self.stem, self.coarsest = reductions[0], reductions[-1]
         ratios = [coarse // fine for fine, coarse in pairwise(reductions)]
-        finest = min(i for i, channels in enumerate(latents) if channels)
+        self.finest = min(i for i, channels in enumerate(latents) if channels)
         weight = sum(rungs) ** -0.5
         self.embed = nn.Sequential(
             nn.Linear(n_conditions, EMBEDDED), nn.SiLU(), nn.Linear(EMBEDDED, EMBEDDED), nn.SiLU()
@@ -262,7 +262,7 @@ class HierarchicalVAE(ImageModel):
                 coarser=(widths[i + 1], ratios[i]) if i + 1 < len(widths) else None,
                 upsampling=upsampling,
                 own_prior=not self.mediator,
-                last=i <= finest,
+                last=i <= self.finest,
                 weight=weight,
             )
             for i in range(len(widths))
@@ -282,10 +282,9 @@ class HierarchicalVAE(ImageModel):
 
     def detail(self) -> dict[str, nn.Parameter]:
         """See :meth:`ImageModel.detail`: the way down from where the finest latents begin, to the pixels."""
-        finest = min(i for i, stage in enumerate(self.settings["stages"]) if stage[3])
         begin = tuple(
             f"stages.{i}.{part}."
-            for i in range(finest + 1)
+            for i in range(self.finest + 1)
             for part in ("image", "prior", "spread_image", "spread_prior", "rungs")
         )
         return {name: p for name, p in self.named_parameters() if name.startswith((*begin, "leave."))}
