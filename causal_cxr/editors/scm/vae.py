@@ -1,8 +1,9 @@
 """``ConditionalVAE``: the image mechanism of a deep SCM, in Pyro (Pawlowski et al., NeurIPS 2020).
 
-Convolutional throughout, so that images of any size go through the same weights. The latent is a small map,
-``(latent, h / 16, w / 16)``; its prior does not know the attributes, so that putting them into the latent costs
-divergence and the decoder learns them from the condition instead.
+The latent is a small map, ``(latent, h / 16, w / 16)``: convolutional throughout, so that images of any size go through
+the same weights. Or, for images of one size, a vector, from and to which layers are dense: where an attribute changes a shape
+as a whole, as a digit its strokes, each place of a map would have to know it by itself. Either way its prior does not know
+the attributes, so that putting them into the latent costs divergence and the decoder learns them from the condition instead.
 """
 
 import math
@@ -20,6 +21,7 @@ from causal_cxr.editors.scm.image_model import Bound, ImageModel, divergence, pa
 from causal_cxr.editors.scm.likelihood import LIKELIHOODS, pixel_distribution
 
 REDUCTION = 16  #: of the sides, from image to latent map
+HIDDEN = 4  #: width of the dense layers, in channels of the coarsest convolution
 UNSHUFFLE = 4  #: the first reduction loses nothing: blocks of 4 x 4 pixels become channels
 
 
@@ -45,14 +47,15 @@ class ConditionalVAE(ImageModel):
     Args:
         n_conditions: numbers that describe the attributes of an image.
         width: channels at a quarter of the resolution, a multiple of 16; 1.5 and 2 times as many below it.
-        latent: channels of the latent map.
+        latent: channels of the latent map, or numbers in the latent vector.
         scale: of a pixel about the decoder's location, in (0, 1). It sets how much the latent may tell: a smaller scale
             gives sharper images and a latent that knows more of what the attributes cause. Fixed for a ``"gaussian"``
             likelihood; where the fit begins for the discretised ones, whose scale is learnt pixel by pixel.
         likelihood: of a pixel: ``"gaussian"``, ``"discretised_gaussian"`` or ``"discretised_logistic"``.
+        size: ``(h, w)`` of all images, where the latent is to be a vector; ``None`` for a map.
 
     Raises:
-        ValueError: an unknown likelihood.
+        ValueError: an unknown likelihood; later, images of another ``size``.
     """
 
     def __init__(
@@ -62,27 +65,51 @@ class ConditionalVAE(ImageModel):
         latent: int = 2,
         scale: float = 0.1,
         likelihood: str = "gaussian",
+        size: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if likelihood not in ("gaussian", *LIKELIHOODS):
             raise ValueError(f"likelihood is {likelihood!r}; choose from {['gaussian', *LIKELIHOODS]}.")
         self.settings: dict[str, Any] = {"n_conditions": n_conditions, "width": width, "latent": latent, "scale": scale}
         self.settings |= {"likelihood": likelihood}
+        if size is not None:  # fingerprints see the settings: those of maps stay as they are
+            self.settings["size"] = list(size)
         self.fixed = likelihood == "gaussian"
+        self.size = None if size is None else (int(size[0]), int(size[1]))
         sizes = (width, 3 * width // 2, 2 * width)
         pixels = UNSHUFFLE**2
         self.enter = nn.Conv2d(pixels + 2, sizes[0], 3, padding=1)
         self.down = nn.ModuleList([nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(sizes)])
         self.encoding = nn.ModuleList([_Block(c, n_conditions) for c in sizes])
-        self.posterior = nn.Conv2d(sizes[-1], 2 * latent, 1)
-        self.expand = nn.Conv2d(latent + 2, sizes[-1], 3, padding=1)
+        if size is None:
+            self.posterior: nn.Module = nn.Conv2d(sizes[-1], 2 * latent, 1)
+            self.expand: nn.Module = nn.Conv2d(latent + 2, sizes[-1], 3, padding=1)
+        else:
+            coarse = (sizes[-1], *(-(-side // REDUCTION) for side in size))
+            numbers, hidden = math.prod(coarse), HIDDEN * sizes[-1]
+            self.posterior = nn.Sequential(
+                nn.Flatten(),
+                nn.Linear(numbers, hidden),
+                nn.SiLU(),
+                nn.Linear(hidden, 2 * latent),
+                nn.Unflatten(1, (-1, 1, 1)),
+            )
+            self.expand = nn.Sequential(
+                nn.Linear(latent + n_conditions, hidden), nn.SiLU(), nn.Linear(hidden, numbers), nn.Unflatten(1, coarse)
+            )
         self.decoding = nn.ModuleList([_Block(c, n_conditions) for c in reversed(sizes)])
         self.up = nn.ModuleList([nn.Conv2d(b, a, 3, padding=1) for a, b in reversed(list(pairwise(sizes)))])
         self.leave = nn.Conv2d(sizes[0], pixels if self.fixed else 2 * pixels, 3, padding=1)
 
     def noise_shapes(self, shape: tuple[int, int]) -> list[tuple[int, ...]]:
-        """See :meth:`ImageModel.noise_shapes`; one map."""
-        return [(self.settings["latent"], *(-(-side // REDUCTION) for side in shape))]
+        """See :meth:`ImageModel.noise_shapes`; one map, or one vector as a map of a single position."""
+        if self.size is None:
+            return [(self.settings["latent"], *(-(-side // REDUCTION) for side in shape))]
+        if tuple(shape) != self.size:
+            raise ValueError(
+                f"Images are of {tuple(shape)} pixels, this model's of {self.size}; leave size out to fit a map."
+            )
+        return [(self.settings["latent"], 1, 1)]
 
     def abduct(
         self, images: Tensor, condition: Tensor, *, standard: Sequence[Tensor] | None = None
@@ -95,7 +122,7 @@ class ConditionalVAE(ImageModel):
         self, noise: Sequence[Tensor], condition: Tensor, shape: tuple[int, int], *, mediator: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`ImageModel.decode`; the latent is exogenous, so that ``mediator`` changes nothing."""
-        x = self.expand(placed(noise[0]))
+        x = self.expand(placed(noise[0]) if self.size is None else torch.cat([noise[0].flatten(1), condition], 1))
         for i, block in enumerate(self.decoding):
             x = block(self.up[i - 1](F.interpolate(x, scale_factor=2.0)) if i else x, condition)
         x = F.pixel_shuffle(self.leave(x), UNSHUFFLE)[..., : shape[0], : shape[1]]
@@ -128,6 +155,7 @@ class ConditionalVAE(ImageModel):
 
     def _encode(self, images: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the noise's posterior."""
+        self.noise_shapes((images.shape[-2], images.shape[-1]))  # refuses images that the dense layers cannot take
         x = self.enter(placed(F.pixel_unshuffle(padded(images - 0.5, REDUCTION), UNSHUFFLE)))
         for i, block in enumerate(self.encoding):
             x = block(self.down[i - 1](x) if i else x, condition)

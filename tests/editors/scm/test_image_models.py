@@ -14,6 +14,7 @@ LADDER = {"stages": ((2, 16, 2, 3), (4, 16, 1, 3), (8, 16, 1, 0), (16, 24, 1, 3)
 MODELS = {
     "cvae": lambda: ConditionalVAE(3, width=16),
     "cvae, logistic": lambda: ConditionalVAE(3, width=16, likelihood="discretised_logistic"),
+    "cvae, a vector": lambda: ConditionalVAE(3, width=16, latent=5, size=(16, 16)),
     "exogenous": lambda: HierarchicalVAE(3, **LADDER),
     "mediator": lambda: HierarchicalVAE(3, **LADDER, prior="mediator"),
     "exogenous, learnt upsampling": lambda: HierarchicalVAE(3, **LADDER, upsampling="learnt"),
@@ -198,6 +199,26 @@ def test_one_latent_map_has_no_detail() -> None:
 
 
 @torch.no_grad()
+def test_a_latent_vector_is_for_images_of_one_size() -> None:
+    model = ConditionalVAE(3, width=16, latent=5, size=(20, 24))
+    images, condition = torch.rand(2, 1, 20, 24), torch.randn(2, 3)
+    assert model.noise_shapes((20, 24)) == [(5, 1, 1)]
+    location, _ = model.decode(model.abduct(images, condition), condition, (20, 24))
+    assert location.shape == images.shape
+    with pytest.raises(ValueError, match=r"\(16, 16\) pixels, this model's of \(20, 24\); leave size out"):
+        model.bound(torch.rand(2, 1, 16, 16), condition)
+
+
+@torch.no_grad()
+def test_a_latent_vector_s_condition_may_redraw_every_place_by_itself() -> None:
+    torch.manual_seed(0)
+    model = ConditionalVAE(3, width=16, latent=5, size=(32, 32))
+    coarse = model.expand(torch.cat([torch.zeros(2, 5), torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]])], 1))
+    change = coarse[1] - coarse[0]
+    assert not torch.allclose(change, change[:, :1, :1].expand_as(change))
+
+
+@torch.no_grad()
 def test_a_single_position_spreads_into_places_of_its_own() -> None:
     torch.manual_seed(0)
     stages = ((4, 16, 1, 0), (16, 16, 1, 3))
@@ -210,6 +231,9 @@ def test_a_single_position_spreads_into_places_of_its_own() -> None:
 
 def test_settings_name_only_what_was_chosen_so_that_old_fingerprints_stay() -> None:
     assert not {"divergence_weights", "upsampling"} & set(HierarchicalVAE(3, **LADDER).settings)
+    assert "size" not in ConditionalVAE(3).settings
+    vector = ConditionalVAE(3, size=(32, 32))
+    ConditionalVAE(**vector.settings).load_state_dict(vector.state_dict())
     chosen = {"divergence_weights": [0.5, 1.0, 1.0, 0.2], "upsampling": "learnt"}
     model = HierarchicalVAE(3, **LADDER, **chosen)
     assert chosen.items() <= model.settings.items()
