@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -44,15 +44,17 @@ def acceptance_rates(measurements: pd.DataFrame, attributes: pd.DataFrame, graph
     """
     edits = measurements[(measurements["kind"] == "null") | (measurements["orientation"] != 0)]
     edits = edits[edits["kind"] != "factual"]
-    groups = list(patient_groups(attributes.loc[np.sort(edits["row"].unique())], graph))
+    everyone = np.sort(edits["row"].unique())
+    groups = [("", "", everyone), *patient_groups(attributes.loc[everyone], graph)]
     rows: list[tuple[Any, ...]] = []
     for key, mine in edits.groupby(["editor", "contrast", "attribute", "kind"], sort=False):
-        for group, level, members in [("", "", edits["row"].unique()), *groups]:
-            of = mine[mine["row"].isin(members)]
-            if len(of):
-                n, accepted = len(of), int(of["accepted"].sum())
+        of, kept, reasons = mine["row"].to_numpy(), mine["accepted"].to_numpy(dtype=bool), mine["reason"].to_numpy()
+        for group, level, members in groups:
+            here = np.isin(of, members)
+            if n := int(here.sum()):
+                accepted = int((here & kept).sum())
                 rows.append((*key, group, level, n, accepted, accepted / n, *map(float, proportion_confint(accepted, n, method="wilson")),
-                             _summary(of.loc[~of["accepted"], "reason"])))  # fmt: skip
+                             _summary(reasons[here & ~kept])))  # fmt: skip
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -89,7 +91,7 @@ def patient_groups(table: pd.DataFrame, graph: CausalGraph, bands: int = 2) -> I
                 yield name, str(value), rows[(values == value).fillna(False).to_numpy(dtype=bool)]
 
 
-def _summary(reasons: pd.Series) -> str:
+def _summary(reasons: Iterable[str]) -> str:
     kinds = Counter(
         kind for reason in reasons for kind in {re.split(r"\s*-?\d", part)[0] for part in str(reason).split("; ")}
     )

@@ -32,11 +32,10 @@ def reader_agreement(edges: pd.DataFrame, others: pd.DataFrame) -> list[str]:
     ``differ``: one says yes where another says no, or yes with the other sign. ``agree``: all share every call that the
     chosen reader makes on the editor's and the adjusted side. ``open``: neither. Empty: no other reader.
     """
-    able = others[~others["blind"] & ~others["follows"]].groupby(["editor", "contrast", "concept"])
-    groups = {key: group.to_dict("records") for key, group in able}
+    able = _by_edge(others[~others["blind"] & ~others["follows"]])
     said = []
     for edge in edges.to_dict("records"):
-        seconds = groups.get((edge["editor"], edge["contrast"], edge["concept"]), [])
+        seconds = able.get(_key(edge), [])
         pairs: list[tuple[Any, Any, str]] = [
             (edge, second, side) for second in seconds for side in ("editor", "adjusted")
         ]
@@ -48,6 +47,18 @@ def reader_agreement(edges: pd.DataFrame, others: pd.DataFrame) -> list[str]:
             shared = all(a[f"{s}_call"] in (b[f"{s}_call"], "undecided", "") for a, b, s in pairs)
             said.append(AGREE if shared else OPEN)
     return said
+
+
+def _key(cell: Mapping[Any, Any]) -> tuple[str, str, str]:
+    return cell["editor"], cell["contrast"], cell["concept"]
+
+
+def _by_edge(cells: pd.DataFrame) -> dict[tuple[str, str, str], list[dict[Any, Any]]]:
+    """What several readers say of each edge. Grouped as plain rows: a frame an edge costs more than all the rest."""
+    found: dict[tuple[str, str, str], list[dict[Any, Any]]] = {}
+    for cell in cells.to_dict("records"):
+        found.setdefault(_key(cell), []).append(cell)
+    return found
 
 
 def _opposed(a: Mapping[str, Any], b: Mapping[str, Any], side: str) -> bool:
@@ -68,10 +79,9 @@ def heard_with_a_witness(edges: pd.DataFrame, others: pd.DataFrame, apart: Colle
         readers'.
     """
     rows = []
-    seconds = others.groupby(["editor", "contrast", "concept"]).groups
+    seconds = _by_edge(others)
     for edge in edges.to_dict("records"):
-        key = (edge["editor"], edge["contrast"], edge["concept"])
-        candidates = others.loc[seconds[key]].to_dict("records") if key in seconds else []
+        candidates = seconds.get(_key(edge), [])
         follows = any(gate.kind == FOLLOWS for gate in edge["gates"])
         found = next((second for second in candidates if follows and _bears_out(edge, second, apart)), None)
         edge["witness"] = ""

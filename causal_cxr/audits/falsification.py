@@ -15,7 +15,7 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 
-from causal_cxr.audits.effects import Effect, covariate_columns, paired_effect
+from causal_cxr.audits.effects import Effect, covariate_columns, holm, paired_effect
 from causal_cxr.graphs import CausalGraph
 from causal_cxr.graphs.identification import dowhy_quietly
 from causal_cxr.graphs.separation import explicit_dag, minimal_separator, selection
@@ -51,8 +51,6 @@ def independence_tests(
         Holm-corrected ``p`` and whether it is rejected. For attributes of more than two levels: the level pair furthest
         from 0, Bonferroni-corrected for their number. NaN where there are too few rows.
     """
-    from statsmodels.stats.multitest import multipletests
-
     rows = []
     for a, b, given in graph.implied_independences() if statements is None else statements:
         effects, n = _dependences(graph, table, patients, a, b, given)
@@ -65,8 +63,8 @@ def independence_tests(
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     tested = frame["p"].notna().to_numpy()
     if tested.any():
-        rejected, corrected, *_ = multipletests(frame.loc[tested, "p"], alpha=alpha, method="holm")
-        frame.loc[tested, "p"], frame.loc[tested, "rejected"] = corrected, rejected
+        corrected = holm(frame.loc[tested, "p"].to_numpy(dtype=float))
+        frame.loc[tested, "p"], frame.loc[tested, "rejected"] = corrected, corrected <= alpha
     return frame.astype({"rejected": bool})
 
 

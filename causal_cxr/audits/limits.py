@@ -387,7 +387,7 @@ def statement(limits: pd.DataFrame) -> list[str]:
     several = len(set(limits["editor"])) > 1
     for editor, mine in limits.groupby("editor", sort=True):
         which = f"editor {editor}" if several else "this editor"
-        everyone = mine[mine["group"] == ""].set_index(["contrast", "kind", "about"])["state"]
+        everyone = mine[mine["group"] == ""].set_index(["contrast", "kind", "about"])["state"].to_dict()
         found = mine[mine["state"] == "limit"]
         for _, row in found.iterrows():
             if not row["group"] or everyone[row["contrast"], row["kind"], row["about"]] != "limit":
@@ -414,7 +414,7 @@ def _among(row: pd.Series) -> str:
     return f" in patients with {row['group']}{' ' if number else ' = '}{row['level']}"
 
 
-def _open(rows: pd.DataFrame, everyone: pd.Series) -> str:
+def _open(rows: pd.DataFrame, everyone: Mapping[Any, str]) -> str:
     parts = []
     for (kind, about), some in rows.groupby(["kind", "about"], sort=False):
         what = f"{kind} ({about})" if about and kind != "effectiveness" else str(kind)

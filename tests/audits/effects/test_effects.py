@@ -10,6 +10,7 @@ import statsmodels.api as sm
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
 from causal_cxr.audits.effects import (
@@ -19,6 +20,7 @@ from causal_cxr.audits.effects import (
     covariate_columns,
     design_matrix,
     g_computation,
+    holm,
     paired_effect,
 )
 
@@ -342,6 +344,11 @@ def test_by_is_its_published_formula_and_leaves_out_what_is_unknown() -> None:
         [3 * harmonic * 0.01, np.nan, harmonic * 0.04, harmonic * 0.04], nan_ok=True
     )
     assert np.isnan(benjamini_yekutieli(np.array([np.nan]))).all()
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30).map(np.array))
+def test_holm_is_that_of_statsmodels(p: np.ndarray) -> None:
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1], abs=1e-12)
 
 
 def test_no_change_in_any_image_is_no_proof_of_a_smaller_effect_than_so_many_patients_can_tell():
