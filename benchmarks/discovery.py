@@ -5,8 +5,8 @@
     python benchmarks/discovery.py --editor oracle --world my-world.yaml --json ...
 
 Editors: ``oracle`` (true counterfactuals, perfect readers), ``noop`` (changes nothing), ``drift`` (the oracle with a drift
-that the images of a patient share, read by imperfect readers), ``leaky`` (the oracle with planted faults), ``scm``, ``scm-tuned``
-(it, fine-tuned on counterfactuals) and ``diffusion`` (fitted to the world: the shipped one, else an adapter, else, where the
+that the images of a patient share, read by imperfect readers), ``leaky`` (the oracle with planted faults), ``scm``, ``scm-map``
+(with latents that are a map), ``scm-tuned`` (that one, fine-tuned on counterfactuals) and ``diffusion`` (fitted to the world: the shipped one, else an adapter, else, where the
 base's text encoder never learnt a word of the world's, the whole editor; read by a probe that is fitted to the same world with
 independent attributes).
 
@@ -167,7 +167,7 @@ def show(editor: str, summary: dict[str, Any]) -> None:
 def main() -> None:
     """Audit, score, compare, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--editor", choices=(*SIMULATED, "scm", "scm-tuned", "diffusion"), required=True)
+    parser.add_argument("--editor", choices=(*SIMULATED, "scm", "scm-map", "scm-tuned", "diffusion"), required=True)
     parser.add_argument(
         "--worlds", nargs="*", default=[], help="names, 'named' (all scored ones), or a number of random ones"
     )

@@ -4,8 +4,9 @@
         --json benchmarks/results/editors.json --figure editors.png
 
 On worlds whose true counterfactuals are known, images that no editor was fitted on. Editors: ``diffusion`` (the world's
-adapter), ``diffusion-NAME`` (the same weights under another inversion), ``clip-guided``, ``flamingo``, ``scm``, ``scm-tuned``
-(it, fine-tuned on counterfactuals by networks that read every attribute that shows), ``scm-hvae``.
+adapter), ``diffusion-NAME`` (the same weights under another inversion), ``clip-guided``, ``flamingo``, ``scm``,
+``scm-map`` (latents that are a map, not a vector), ``scm-tuned`` (that one, fine-tuned on counterfactuals by networks that read
+every attribute that shows), ``scm-hvae``.
 
 Under ``summary.<editor>``, means over worlds (``leak_worst`` and ``peak_rss_gb``: the largest), each ``null`` where not measured:
 

@@ -24,12 +24,15 @@ SHIPPED = "portable"  #: the world whose editors ship
 FIT_SEED, BASE_SEED, READER_SEED, NETWORK_SEED, EXEMPLAR_SEED, TUNING_SEED = 5_001, 5_002, 5_003, 5_004, 5_005, 5_006
 FIT_IMAGES, READER_IMAGES, NETWORK_IMAGES, EXEMPLAR_IMAGES, TUNING_IMAGES = 12_000, 4_000, 4_000, 400, 4_000
 #: of the fit to a world; of ``scm-tuned``, those of counterfactual fine-tuning that follow
-STEPS = {"scm": 4_000, "scm-tuned": 2_000, "scm-hvae": 3_000, "diffusion": 1_500, "balanced": 700}
+STEPS = {"scm": 4_000, "scm-map": 4_000, "scm-tuned": 2_000, "scm-hvae": 3_000, "diffusion": 1_500, "balanced": 700}
 BASE_STEPS = 5_000
 #: The hierarchical VAE's stages: its coarsest latents have one position at 64 pixels.
 LADDER = ((4, 32, 2, 4), (8, 64, 2, 0), (16, 96, 2, 0), (64, 128, 2, 32))
+#: Kinds of deep SCM as they are fitted -> the name under which they are kept, which says how.
+SCMS = {"scm": "scm-vector", "scm-map": "scm", "scm-hvae": "scm-hvae"}
 DIFFUSION = "diffusion"  #: alone, or with an inversion's name: ``diffusion-heun``
-KINDS = (DIFFUSION, "clip-guided", "flamingo", "scm", "scm-tuned", "scm-hvae")
+#: ``scm-map``: latents that are a map, as the conditional VAE was before its vector; ``scm-tuned``: it, fine-tuned on counterfactuals.
+KINDS = (DIFFUSION, "clip-guided", "flamingo", "scm", "scm-map", "scm-tuned", "scm-hvae")
 
 
 def fitted_reader(world: World) -> ProbeReader:
@@ -78,14 +81,14 @@ def fitted_editor(kind: str, world: World, *, steps: int | None = None, folder: 
     from causal_cxr.editors.diffusion.inversion import INVERSIONS
 
     if kind == "scm-tuned":
-        start, count = fitted_editor("scm", world), steps or STEPS[kind]
+        start, count = fitted_editor("scm-map", world), steps or STEPS[kind]
         recipe = f"{kind}|{world.fingerprint}|{FIT_IMAGES}|{TUNING_IMAGES}|{count}|{start.fingerprint}"
         return SCMEditor.from_pretrained(_cached(recipe, lambda to: _tune_scm(start, world, count, to)))
-    if kind in ("scm", "scm-hvae"):
+    if kind in SCMS:
         if kind == "scm" and steps is None and _is_shipped(world):
             return SCMEditor.from_shipped()
         count = steps or STEPS[kind]
-        recipe = f"{kind}|{world.fingerprint}|{FIT_IMAGES}|{count}"
+        recipe = f"{SCMS[kind]}|{world.fingerprint}|{FIT_IMAGES}|{count}"
         return SCMEditor.from_pretrained(_cached(recipe, lambda to: _fit_scm(kind, world, count, to)))
     if kind == "clip-guided":
         from causal_cxr.editors.clip_guided import CLIPGuidedEditor
@@ -202,9 +205,13 @@ def _fit_scm(kind: str, world: World, steps: int, folder: Path) -> None:
     from causal_cxr.editors.scm.fit import fit_image_model
 
     phantom = world.sample(FIT_IMAGES, FIT_SEED)
-    ladder = kind == "scm-hvae"
-    model: Any = partial(HierarchicalVAE, stages=LADDER, prior="mediator") if ladder else ConditionalVAE
-    options: dict[str, Any] = {"divergence_warm_up": 500, "learning_rate": 1e-3} if ladder else {}
+    ladder = {"divergence_warm_up": 500, "learning_rate": 1e-3}
+    models: dict[str, tuple[Any, dict[str, Any]]] = {
+        "scm": (None, {}),
+        "scm-map": (ConditionalVAE, {}),
+        "scm-hvae": (partial(HierarchicalVAE, stages=LADDER, prior="mediator"), ladder),
+    }
+    model, options = models[kind]
     fit_image_model(phantom, np.arange(len(phantom)), phantom.graph, model, steps=steps, seed=FIT_SEED, **options).save(
         folder
     )

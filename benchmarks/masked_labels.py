@@ -31,7 +31,6 @@ from causal_cxr.editors import Editor
 from causal_cxr.editors.diffusion import DiffusionEditor
 from causal_cxr.editors.finetune import Joint, finetune
 from causal_cxr.editors.scm import fit_image_model
-from causal_cxr.editors.scm.vae import ConditionalVAE
 from causal_cxr.graphs import CausalGraph, Contrast, default_contrasts
 from causal_cxr.readers import Concept, OrientedGradients, ProbeReader
 
@@ -105,8 +104,7 @@ def fitted_editors(asked: Study, release: NIHChestXray14, args: argparse.Namespa
         ).to(args.device)  # fmt: skip
     if "scm" in args.editors:
         editors["scm"] = fit_image_model(
-            told_only, asked.fitted, asked.graph, ConditionalVAE, steps=args.scm_steps, seed=args.seed,
-            checkpoint=folder / "scm",
+            told_only, asked.fitted, asked.graph, steps=args.scm_steps, seed=args.seed, checkpoint=folder / "scm",
         )  # fmt: skip
     return editors
 

@@ -24,7 +24,7 @@ from causal_cxr.data.whole_file import write_json
 from causal_cxr.editors import Editor
 from causal_cxr.editors.diffusion import DiffusionEditor
 from causal_cxr.editors.finetune import Joint, finetune
-from causal_cxr.editors.scm import ConditionalVAE, HierarchicalVAE, fit_image_model
+from causal_cxr.editors.scm import HierarchicalVAE, fit_image_model
 from causal_cxr.graphs import Binary, CausalGraph, Continuous, default_contrasts
 from causal_cxr.readers import Concept, OrientedGradients, Pixels, ProbeReader
 
@@ -33,7 +33,7 @@ FOLDS = 5
 MINUTES_A_STEP, REST = 0.0075, 3.0  #: of the diffusion editor, and minutes of all else; measured on 2 CPU cores at 64
 #: A ladder whose coarsest latents have one position at 64 pixels and four at 128.
 LADDER = ((4, 32, 2, 4), (8, 64, 2, 0), (16, 96, 2, 0), (64, 128, 2, 32))
-IMAGE_MODELS = {"cvae": ConditionalVAE, "hvae": partial(HierarchicalVAE, stages=LADDER, prior="mediator")}
+IMAGE_MODELS = {"cvae": None, "hvae": partial(HierarchicalVAE, stages=LADDER, prior="mediator")}
 RECIPES: dict[str, dict[str, float]] = {"cvae": {}, "hvae": {"divergence_warm_up": 500, "learning_rate": 1e-3}}
 #: What the audit can read of the attributes that the table has: for effectiveness and leak.
 LABELLED = (

@@ -143,8 +143,9 @@ def test_a_tuned_scm_has_the_plain_one_s_attributes_and_another_image_model_and_
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for name in ("FIT_IMAGES", "TUNING_IMAGES"):
         monkeypatch.setattr(fitted, name, 40)
+    monkeypatch.setitem(fitted.STEPS, "scm-map", 2)
     world = World.load("portable")
-    plain, tuned = fitted_editor("scm", world), fitted_editor("scm-tuned", world, steps=2)
+    plain, tuned = fitted_editor("scm-map", world), fitted_editor("scm-tuned", world, steps=2)
     assert tuned.scm.fingerprint == plain.scm.fingerprint
     assert tuned.image_model.settings == plain.image_model.settings
     assert tuned.fingerprint != plain.fingerprint
@@ -154,6 +155,13 @@ def test_a_tuned_scm_has_the_plain_one_s_attributes_and_another_image_model_and_
 
     monkeypatch.setattr(fitted, "fit_attribute_networks", again)
     assert fitted_editor("scm-tuned", world, steps=2).fingerprint == tuned.fingerprint
+
+
+@pytest.mark.parametrize(("kind", "latents"), [("scm", [(16, 1, 1)]), ("scm-map", [(2, 4, 4)])])
+def test_an_scm_is_fitted_with_a_vector_or_a_map(kind, latents, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(fitted, "FIT_IMAGES", 40)
+    assert fitted_editor(kind, World.load("portable"), steps=2).image_model.noise_shapes((64, 64)) == latents
 
 
 # -- the network ---------------------------------------------------------------------------------------------------------

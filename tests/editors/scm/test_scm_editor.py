@@ -14,6 +14,7 @@ from torch import Tensor
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.editors import Editor
 from causal_cxr.editors.scm import ConditionalVAE, HierarchicalVAE, SCMEditor, fine_tune, fit_image_model
+from causal_cxr.editors.scm.fit import conditional_vae
 from causal_cxr.graphs import Binary, Categorical, CausalGraph, Continuous
 from causal_cxr.graphs.scm import SCM
 
@@ -169,9 +170,14 @@ def test_a_fit_stops_when_held_out_patients_no_longer_gain(tmp_path: Path) -> No
     assert int(load_file(tmp_path / "state.safetensors")["step"]) == 40  # of 400: the second evaluation gained nothing
 
 
+def test_unless_told_otherwise_a_fit_is_of_a_vector_of_the_images_size() -> None:
+    editor = fit_image_model(Squares(40), np.arange(40), GRAPH, steps=1)
+    assert editor.image_model.noise_shapes(Squares(40).images(np.arange(1)).shape[-2:]) == [(16, 1, 1)]
+
+
 def test_the_shipped_size_is_under_two_and_a_half_megabytes(tmp_path: Path) -> None:
     scm = SCM(GRAPH).fit(Squares(50).attributes)
-    SCMEditor(scm, ConditionalVAE(4)).save(tmp_path)
+    SCMEditor(scm, conditional_vae((64, 64))(4)).save(tmp_path)
     assert (tmp_path / "model.safetensors").stat().st_size <= 2.5e6
 
 
