@@ -85,9 +85,16 @@ class Recipe:
 
 RECIPES = {
     "cvae": Recipe(
-        partial(ConditionalVAE, latent=4, likelihood="discretised_gaussian"),
-        {"steps": 8_000, "divergence_warm_up": 2_500, "first_beta": 0.3},
-        {"steps": 2_000, "learning_rate": 3e-4},
+        partial(ConditionalVAE, width=48, latent=16, likelihood="discretised_gaussian", size=(32, 32)),
+        {"steps": 8_000, "batch_size": 64, "learning_rate": 1.5e-3},
+        # The bound comes first: where readings do, this model's edits become textures that no digit has.
+        {
+            "steps": 1_500,
+            "batch_size": 64,
+            "first_price": 0.3,
+            "slack": 0.03,
+            "attribute_weights": {"digit": 4.0},
+        },
     ),
     "hvae": Recipe(
         partial(
