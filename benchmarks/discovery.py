@@ -6,9 +6,9 @@
 
 Editors: ``oracle`` (true counterfactuals, perfect readers), ``noop`` (changes nothing), ``drift`` (the oracle with a drift
 that the images of a patient share, read by imperfect readers), ``leaky`` (the oracle with planted faults), ``scm``, ``scm-map``
-(with latents that are a map), ``scm-tuned`` (that one, fine-tuned on counterfactuals) and ``diffusion`` (fitted to the world: the shipped one, else an adapter, else, where the
-base's text encoder never learnt a word of the world's, the whole editor; read by a probe that is fitted to the same world with
-independent attributes).
+(with latents that are a map), ``scm-tuned`` (that one, fine-tuned on counterfactuals) and ``diffusion`` (fitted to the world:
+the shipped one, else an adapter, else, where the base's text encoder never learnt a word of the world's, the whole editor; read
+by a probe that is fitted to the same world with independent attributes).
 
 Under ``summary.<editor>``: adjacency ``f1``, ``precision``, ``recall`` and ``fdr`` among decided pairs (pairs whose true
 effect is neither >= 2 delta nor <= delta / 5 are grey and not scored; ``recall_of_all`` and ``f1_of_all`` count undecided

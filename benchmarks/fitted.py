@@ -31,7 +31,7 @@ LADDER = ((4, 32, 2, 4), (8, 64, 2, 0), (16, 96, 2, 0), (64, 128, 2, 32))
 #: Kinds of deep SCM as they are fitted -> the name under which they are kept, which says how.
 SCMS = {"scm": "scm-vector", "scm-map": "scm", "scm-hvae": "scm-hvae"}
 DIFFUSION = "diffusion"  #: alone, or with an inversion's name: ``diffusion-heun``
-#: ``scm-map``: latents that are a map, as the conditional VAE was before its vector; ``scm-tuned``: it, fine-tuned on counterfactuals.
+#: ``scm-map``: latents that are a map, not a vector; ``scm-tuned``: that one, fine-tuned on counterfactuals.
 KINDS = (DIFFUSION, "clip-guided", "flamingo", "scm", "scm-map", "scm-tuned", "scm-hvae")
 
 

@@ -155,10 +155,10 @@ def fit_image_model(
 
 
 def conditional_vae(size: tuple[int, int]) -> Callable[[int], ConditionalVAE]:
-    """Builds the conditional VAE that comes closest to true counterfactuals of phantoms: a vector that holds little.
+    """What builds the conditional VAE that came closest to true counterfactuals of phantoms: its vector holds little.
 
-    A map of latents, or a vector of pixels told sharply, holds what attributes cause, and edits leave it as it was. What a small vector
-    does not hold is pixel noise, which an editor replays: the image stays the patient's.
+    A map, or a vector that tells pixels sharply, holds what attributes cause, and replaying it undoes an edit. What a small
+    vector does not hold is pixel noise, which an editor replays too: the image stays the patient's.
 
     Args:
         size: ``(h, w)`` of all images.
