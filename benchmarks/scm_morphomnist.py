@@ -3,16 +3,11 @@
 Fitted on images 0-7999, tested on 8000-9999 (published: fitted on 60,000 others). Each image is edited under do(thickness),
 do(intensity) and do(digit), the value one that training images have, of another bin or digit than its own.
 
-    python benchmarks/scm_morphomnist.py --data DIR --model hvae --device cuda --json FILE --export cf.npz --figure sheet.png
-    python benchmarks/scm_morphomnist.py --data DIR --model hvae --fitted DIR --fitted-how TEXT --json FILE  # score only
-    python benchmarks/scm_morphomnist.py --data DIR --model hvae --fitted DIR --fitted-how TEXT --detail --json FILE  # last stage
+    python benchmarks/scm_morphomnist.py --data DIR --model hvae --device cuda --stages DIR --json FILE --export cf.npz --figure sheet.png
 
 The ladder is fitted in three stages: to the images; on counterfactuals, all of it; on counterfactuals, its detail alone, with
-nats made cheap there.
-
-The recorded ``hvae`` had its first two stages elsewhere, on a GPU, by the recipe here up to its schedules (learning rate and beta
-went by the share of the time that was over, not of the steps), and its last one twice (docs/scm.md). The warm-ups here end at the
-steps at which those ended by the clock, and the steps are rounded; a run from nothing with these steps is not recorded.
+nats made cheap there. ``--stages`` keeps the editor after each, with its seconds and the hardware: a stage that is kept there is not fitted
+again. So one may be fitted on a GPU and the next on a CPU, and an editor be scored anew.
 
 In the JSON's ``summary``, the editor after counterfactual fine-tuning, pixel noise times 0.1 (the published temperature):
 
@@ -22,9 +17,8 @@ In the JSON's ``summary``, the editor after counterfactual fine-tuning, pixel no
   features of our digit predictor, so not comparable with the published figures
 - ``cld_published``, ``cld_corrected``: with the mean as log-scale too, as in the public code, and with the log-scale
 - ``reversibility_1``: as composition, there and back, mean over the three interventions (each in ``scores``)
-- ``seconds_fit`` (fine-tuning included; ``null`` if fitted elsewhere, see ``conditions.fitted``), ``seconds_per_1000``
-  (abduction and one edit, median of 3)
-- ``scores``: ``after`` and (where known) ``before`` fine-tuning, ``before detail`` was tuned, and ``after`` at temperatures 0 and 1 (at 1 a null edit is the
+- ``seconds_fit`` (all stages; ``conditions.stages`` has each, with its hardware), ``seconds_per_1000`` (abduction and one edit, median of 3)
+- ``scores``: ``after`` and ``before`` fine-tuning, ``before detail`` was tuned, and ``after`` at temperatures 0 and 1 (at 1 a null edit is the
   image itself). In each: all of the above; ``effectiveness_clean`` (no predictor is told anything), ``effectiveness_measured`` (measured on
   the pixels, no predictor); in all three ``intensity_in_support``: do(intensity) with values within 2 residual standard
   deviations of what goes with the image's thickness; ``changes``: what each intervention moved, on target and off
@@ -129,7 +123,7 @@ RECIPES = {
             "ema": 0.995,
             "first_price": 1.0,
             "last_price": 0.03,
-            "attribute_weights": {"digit": 5.0, "thickness": 3.0},
+            "attribute_weights": {"digit": 5.0, "thickness": 6.0},
         },
         (0.1, 1, 1, 0.25),
     ),
@@ -139,6 +133,8 @@ TUNING: dict[str, Any] = {"learning_rate": 1e-3}
 BATCH = 250  #: images a predictor reads at once
 SHIFT = 2  #: pixels, of the augmentation
 TEMPERATURE, OTHERS = 0.1, (0.0, 1.0)  #: of the pixel noise
+BEFORE, TUNED, DETAILED = "before", "tuned", "detailed"  #: stages of a fit, in order
+STAGE = "stage.json"  #: how long one took, and on what
 SUPPORTED, WITHIN = "intensity_in_support", 2.0  #: residual standard deviations
 TIMED = 1_000
 SUMMARY = (  #: what the main row repeats of the scores
@@ -351,29 +347,65 @@ def seconds_per_1000(editor: SCMEditor, task: Task) -> float:
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """An editor before and after counterfactual fine-tuning; ``None`` for what is not known of one fitted elsewhere.
+class Stage:
+    """An editor as it is after a stage of its fit.
 
     Attributes:
-        before_detail: after all of it was tuned, before its detail alone was; ``None`` also where it was not.
-        seconds: all fits.
-        seconds_fine_tuning: those after the first.
-        seconds_detail: the last one's.
+        editor: fitted.
+        seconds: of this stage.
+        hardware: on which it was fitted.
     """
 
-    before: SCMEditor | None
-    after: SCMEditor
-    before_detail: SCMEditor | None = None
-    seconds: float | None = None
-    seconds_fine_tuning: float | None = None
-    seconds_detail: float | None = None
+    editor: SCMEditor
+    seconds: float
+    hardware: str
 
 
-def fitted_elsewhere(folder: Path, dataset: MorphoMNIST, *, device: str = "cpu") -> SCMEditor:
-    """The editor in a folder.
+def fitted(args: argparse.Namespace, dataset: MorphoMNIST) -> dict[str, Stage]:
+    """Fit the model on :data:`morphomnist.FIT_ROWS`, then fine-tune it with the ``training`` predictors, all of it, then its detail.
+
+    Returns:
+        stage -> how the editor is after it; ladders alone have :data:`DETAILED`.
+    """
+    recipe = RECIPES[args.model]
+    options = FIT | dict(recipe.fit) | ({"steps": args.steps} if args.steps else {})
+    stages: dict[str, Stage] = {}
+
+    def stage(name: str, fit: Callable[[], tuple[SCMEditor, float]]) -> None:
+        folder = args.stages and args.stages / name
+        if folder is not None and (folder / STAGE).is_file():
+            stages[name] = opened(folder, dataset, device=args.device)
+            return
+        stages[name] = Stage(*fit(), _hardware(args))
+        if folder is not None:
+            keep(stages[name], folder)
+
+    def first() -> tuple[SCMEditor, float]:
+        with timed(_folder(args, BEFORE)) as fitting:
+            editor = fit_image_model(
+                dataset, FIT_ROWS, GRAPH, recipe.build, seed=args.seed, shift=SHIFT, residual=TEMPERATURE,
+                minutes=args.minutes, device=args.device, checkpoint=fitting.folder, **options,
+            )  # fmt: skip
+        return editor, fitting.seconds
+
+    stage(BEFORE, first)
+    stage(TUNED, lambda: tuned_by(args, dataset, stages[BEFORE].editor, TUNED, recipe.tuning))
+    if recipe.detail:
+        stage(DETAILED, lambda: with_detail(args, dataset, stages[TUNED].editor))
+    return stages
+
+
+def keep(stage: Stage, folder: Path) -> None:
+    """Write a stage where :func:`opened` finds it."""
+    stage.editor.save(folder, half=False)
+    (folder / STAGE).write_text(json.dumps({"seconds": stage.seconds, "hardware": stage.hardware}))
+
+
+def opened(folder: Path, dataset: MorphoMNIST, *, device: str = "cpu") -> Stage:
+    """The stage in a folder.
 
     Raises:
-        ValueError: it edits other attributes, or may have seen the test images.
+        ValueError: its editor edits other attributes, or may have seen the test images.
     """
     editor = SCMEditor.from_pretrained(folder)
     if editor.scm.graph.fingerprint != GRAPH.fingerprint:
@@ -383,38 +415,23 @@ def fitted_elsewhere(folder: Path, dataset: MorphoMNIST, *, device: str = "cpu")
     if leaked:
         raise ValueError(f"{folder} may have been fitted on {leaked} test images; fit on rows 0-{FIT_ROWS[-1]} only.")
     editor.image_model.to(device)
-    return editor
+    return Stage(editor, **json.loads((folder / STAGE).read_text()))
 
 
-def fitted(args: argparse.Namespace, dataset: MorphoMNIST) -> Fitted:
-    """Fit the model on :data:`morphomnist.FIT_ROWS`, then fine-tune it with the ``training`` predictors."""
-    recipe = RECIPES[args.model]
-    options = FIT | dict(recipe.fit) | ({"steps": args.steps} if args.steps else {})
-    with timed(_folder(args, "fit")) as fitting:
-        before = fit_image_model(
-            dataset, FIT_ROWS, GRAPH, recipe.build, seed=args.seed, shift=SHIFT, residual=TEMPERATURE,
-            minutes=args.minutes, device=args.device, checkpoint=fitting.folder, **options,
-        )  # fmt: skip
-    tuned, seconds = tuned_by(args, dataset, before, "fine-tuning", recipe.tuning)
-    if not recipe.detail:
-        return Fitted(before, tuned, None, fitting.seconds + seconds, seconds)
-    after, last = with_detail(args, dataset, tuned)
-    return Fitted(before, after, tuned, fitting.seconds + seconds + last, seconds + last, last)
+def _hardware(args: argparse.Namespace) -> str:
+    if torch.device(args.device).type == "cuda":
+        return torch.cuda.get_device_name(args.device)
+    return f"{args.threads} CPU thread{'s' if args.threads > 1 else ''}"
 
 
 def with_detail(args: argparse.Namespace, dataset: MorphoMNIST, editor: SCMEditor) -> tuple[SCMEditor, float]:
-    """The last stage, and its seconds: the detail alone, nats cheap there.
-
-    Raises:
-        ValueError: the editor has no ladder.
-    """
+    """The last stage of a ladder, and its seconds: the detail alone, nats cheap there."""
     model, recipe = editor.image_model, RECIPES[args.model]
-    if not isinstance(model, HierarchicalVAE):
-        raise ValueError(f"{type(model).__name__} has no ladder whose detail could be tuned; leave --detail out.")
+    assert isinstance(model, HierarchicalVAE)
     cheap = SCMEditor(
         editor.scm, model.reweighted(recipe.detail_weights), residual=TEMPERATURE, fitted_on=editor.fitted_on
     )
-    return tuned_by(args, dataset, cheap, "detail", {"detail_only": True, **recipe.detail})
+    return tuned_by(args, dataset, cheap, DETAILED, {"detail_only": True, **recipe.detail})
 
 
 def tuned_by(
@@ -533,13 +550,7 @@ def main() -> None:
     parser.add_argument("--export", type=Path, help="where the counterfactuals go, .npz")
     parser.add_argument("--figure", type=Path, help="where the contact sheet goes, .png")
     parser.add_argument("--checkpoint", type=Path, help="folder from which a killed fit goes on")
-    parser.add_argument(
-        "--fitted", type=Path, help="folder of an editor fitted elsewhere; it is scored, nothing is fitted"
-    )
-    parser.add_argument("--fitted-how", help="with --fitted: how, on what device, in how many steps and seconds")
-    parser.add_argument("--fitted-before", type=Path, help="with --fitted: folder of it before fine-tuning")
-    parser.add_argument("--detail", action="store_true", help="with --fitted: tune its detail before it is scored")
-    parser.add_argument("--save", type=Path, help="folder where the editor goes")
+    parser.add_argument("--stages", type=Path, help="folder where the editor is kept after each stage, and found again")
     parser.add_argument("--steps", type=int, help="of the fit")
     parser.add_argument("--fine-tune-steps", type=int, help="of each stage of fine-tuning")
     parser.add_argument("--minutes", type=float, help="of the fit, at most; the result then depends on the machine")
@@ -548,37 +559,24 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="of the editor; what scores it stays on the CPU")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    if bool(args.fitted) != bool(args.fitted_how) or ((args.fitted_before or args.detail) and not args.fitted):
-        parser.error("--fitted and --fitted-how go together, and --fitted-before and --detail only with them")
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)  # denormal numbers in the optimiser's moments make a step several times slower
     dataset = MorphoMNIST(args.data)
     task = Task.draw(dataset, TEST_ROWS[: args.images], seed=args.seed)
-    if args.fitted:
-        before, after = (
-            folder and fitted_elsewhere(folder, dataset, device=args.device)
-            for folder in (args.fitted_before, args.fitted)
-        )
-        if args.detail:
-            finished, seconds = with_detail(args, dataset, after)
-            editors = Fitted(before, finished, after, seconds_detail=seconds)
-        else:
-            editors = Fitted(before, after)
-    else:
-        editors = fitted(args, dataset)
-    if args.save:
-        editors.after.save(args.save, half=False)
+    stages = fitted(args, dataset)
+    last = DETAILED if DETAILED in stages else TUNED
+    after = stages[last].editor
     judges = Judges.fit(task.training_images, task.training, seed=args.seed)
     scores, made = {}, {}
-    wanted = {"after": (editors.after, TEMPERATURE)}
-    for name, editor in {"before detail": editors.before_detail, "before": editors.before}.items():
-        if editor is not None:
-            wanted[name] = editor, TEMPERATURE
-    wanted |= {f"after, temperature {t:g}": (editors.after, t) for t in OTHERS}
+    wanted = {"after": (after, TEMPERATURE)}
+    if last == DETAILED:
+        wanted["before detail"] = stages[TUNED].editor, TEMPERATURE
+    wanted["before"] = stages[BEFORE].editor, TEMPERATURE
+    wanted |= {f"after, temperature {t:g}": (after, t) for t in OTHERS}
     for name, (editor, temperature) in wanted.items():
         scores[name], made[name] = score(at_temperature(editor, temperature), task, judges)
     print(shown(args.model, scores))
-    main_editor = at_temperature(editors.after, TEMPERATURE)
+    main_editor = at_temperature(after, TEMPERATURE)
     if args.export:
         export(args.export, task, made["after"])
     if args.figure:
@@ -586,7 +584,7 @@ def main() -> None:
     summary = {
         **{key: scores["after"][key] for key in SUMMARY},
         "effectiveness": {name: scores["after"]["effectiveness"][name] for name in GRAPH.attributes},
-        "seconds_fit": editors.seconds,
+        "seconds_fit": sum(stage.seconds for stage in stages.values()),
         "seconds_per_1000": seconds_per_1000(main_editor, task),
         "scores": scores,
         "fid_floor": judges.fid(task.training_images, task.images),
@@ -600,13 +598,11 @@ def main() -> None:
             "settings": main_editor.image_model.settings,
             "parameters": sum(p.numel() for p in main_editor.image_model.parameters()),
             "fingerprint": main_editor.fingerprint,
-            "fitted": args.fitted_how,
             "fitted_on": len(main_editor.fitted_on or ()),
             "tested_on": len(task.images),
             "threads": args.threads,
             "device": args.device,
-            "seconds_fine_tuning": editors.seconds_fine_tuning,
-            "seconds_detail": editors.seconds_detail,
+            "stages": {name: {"seconds": stage.seconds, "hardware": stage.hardware} for name, stage in stages.items()},
             "temperature": TEMPERATURE,
             "bins": f"{metrics.BINS} quantile bins of the training values",
             "fid_features": "layer before the last of our digit predictor, fitted on real training images",

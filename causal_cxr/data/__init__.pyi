@@ -1,6 +1,7 @@
 from .controls import MARKS, PLACEBO, WithControls
 from .dataset import Dataset, UnreadableImages
 from .folder import FolderDataset
+from .joined import Joined
 from .nih import NIHChestXray14, nih_graph
 from .phantom import Phantom, World
 from .splits import Subset, batches, split_patients
@@ -10,6 +11,7 @@ __all__ = [
     "PLACEBO",
     "Dataset",
     "FolderDataset",
+    "Joined",
     "NIHChestXray14",
     "Phantom",
     "Subset",

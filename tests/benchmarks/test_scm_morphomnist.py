@@ -151,53 +151,70 @@ class Digit(torch.nn.Module):
 
 
 @pytest.mark.parametrize("model", RECIPES)
-def test_a_recipe_is_one_that_the_fits_take(model, monkeypatch):
+def test_a_recipe_is_one_that_the_fits_take_stage_by_stage(model, monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark, "FIT_ROWS", np.arange(12))
     monkeypatch.setattr(benchmark, "family_of", lambda *_: {"thickness": Thickness(), "digit": Digit()})
     asked = argparse.Namespace(
-        model=model, checkpoint=None, steps=1, fine_tune_steps=1, minutes=None, seed=0, device="cpu"
-    )
-    editors = benchmark.fitted(asked, Sampled(12))
-    assert editors.before.fingerprint != editors.after.fingerprint
-    assert editors.seconds > editors.seconds_fine_tuning > 0
-    assert (editors.before_detail is None) == (model == "cvae")
+        model=model, checkpoint=None, stages=tmp_path, steps=1, fine_tune_steps=1, minutes=None, seed=0, device="cpu", threads=1
+    )  # fmt: skip
+    data = Sampled(12)
+    data.patients = pd.Series([str(row) for row in range(TEST_ROWS[-1] + 1)])
+    stages = benchmark.fitted(asked, data)
+    assert list(stages) == (["before", "tuned", "detailed"] if model == "hvae" else ["before", "tuned"])
+    assert len({stage.editor.fingerprint for stage in stages.values()}) == len(stages)
+    assert all(stage.seconds > 0 and stage.hardware == "1 CPU thread" for stage in stages.values())
     if model == "hvae":
-        assert editors.after.fingerprint != editors.before_detail.fingerprint != editors.before.fingerprint
-        assert editors.seconds_fine_tuning > editors.seconds_detail > 0
-        assert editors.after.image_model.settings["divergence_weights"] == [0.1, 1, 1, 0.25]
+        assert stages["detailed"].editor.image_model.settings["divergence_weights"] == [0.1, 1, 1, 0.25]
+
+    # What is kept is found again, and only what is not is fitted.
+    again = benchmark.fitted(asked, data)
+    assert {name: stage.editor.fingerprint for name, stage in again.items()} == {
+        name: stage.editor.fingerprint for name, stage in stages.items()
+    }
+    assert [stage.seconds for stage in again.values()] == [stage.seconds for stage in stages.values()]
+    (tmp_path / "tuned" / benchmark.STAGE).unlink()
+    third = benchmark.fitted(asked, data)
+    assert third["before"].seconds == stages["before"].seconds
+    assert third["tuned"].seconds != stages["tuned"].seconds
 
 
 @pytest.mark.parametrize("model", RECIPES)
 def test_the_recorded_editor_is_of_the_recipe(model):
     recorded = json.loads((RECORDED / f"scm_morphomnist-{model}.json").read_text())["summary"]["conditions"]
     built = RECIPES[model].build(n_conditions(GRAPH))
-    if recorded.get("seconds_detail") is not None:
+    if recorded.get("seconds_detail") is not None or "detailed" in recorded.get("stages", ()):
         built = built.reweighted(RECIPES[model].detail_weights)
     assert json.loads(json.dumps(built.settings)) == recorded["settings"]
     assert sum(p.numel() for p in built.parameters()) == recorded["parameters"]
 
 
-def test_an_editor_fitted_elsewhere_must_not_have_seen_the_test_images(task, editor, tmp_path):
+def kept(editor, folder):
+    benchmark.keep(benchmark.Stage(editor, 7.0, "a GPU"), folder)
+    return folder
+
+
+def test_a_stage_that_is_kept_must_not_have_seen_the_test_images(task, editor, tmp_path):
     data = Sampled(TEST_ROWS[-1] + 1)
     for patients, message in ((None, "2000 test images"), ({"5", "8000"}, "1 test images")):
-        SCMEditor(editor.scm, editor.image_model, fitted_on=patients).save(tmp_path)
+        folder = kept(SCMEditor(editor.scm, editor.image_model, fitted_on=patients), tmp_path)
         with pytest.raises(ValueError, match=message):
-            benchmark.fitted_elsewhere(tmp_path, data)
-    SCMEditor(editor.scm, editor.image_model, fitted_on={"5", "7999"}).save(tmp_path)
-    assert benchmark.fitted_elsewhere(tmp_path, data).fitted_on == {"5", "7999"}
+            benchmark.opened(folder, data)
+    stage = benchmark.opened(kept(SCMEditor(editor.scm, editor.image_model, fitted_on={"5", "7999"}), tmp_path), data)
+    assert stage.editor.fitted_on == {"5", "7999"}
+    assert (stage.seconds, stage.hardware) == (7.0, "a GPU")
 
 
 def test_an_editor_of_other_attributes_is_refused(tmp_path):
     graph = CausalGraph([Binary("side")], [("side", "image")])
     scm = SCM(graph).fit(pd.DataFrame({"side": [0, 1, 1, 0]}))
-    SCMEditor(scm, ConditionalVAE(1, width=16), fitted_on={"5"}).save(tmp_path)
+    folder = kept(SCMEditor(scm, ConditionalVAE(1, width=16), fitted_on={"5"}), tmp_path)
     with pytest.raises(ValueError, match=r"other attributes; give one of \['thickness', 'intensity', 'digit'\]"):
-        benchmark.fitted_elsewhere(tmp_path, Sampled(2))
+        benchmark.opened(folder, Sampled(2))
 
 
 @pytest.fixture
 def scored(task, editor, tmp_path, monkeypatch):
-    """Score an editor that was fitted elsewhere; the figures are not measured."""
+    """Score stages that are kept; the figures are not measured."""
     figures = dict.fromkeys(benchmark.SUMMARY, 0.0) | {
         "effectiveness": PUBLISHED["hvae"]["effectiveness"],
         "changes": {"digit": {"thickness": {"changed": 0.1}}},
@@ -212,53 +229,29 @@ def scored(task, editor, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark.Judges, "fit", lambda *_, **__: judges)
     monkeypatch.setattr(benchmark, "score", lambda *_: (figures, {}))
     monkeypatch.setattr(benchmark, "seconds_per_1000", lambda *_: 1.0)
-    SCMEditor(editor.scm, editor.image_model, fitted_on={"5"}).save(tmp_path / "editor")
 
-    def run(*arguments):
+    def run(stages, *arguments):
+        for stage in stages:
+            kept(SCMEditor(editor.scm, editor.image_model, fitted_on={"5"}), tmp_path / "stages" / stage)
         file = tmp_path / "result.json"
-        monkeypatch.setattr(sys, "argv", ["scm_morphomnist.py", "--data", "d", "--json", str(file), *arguments])
+        told = ["--data", "d", "--json", str(file), "--stages", str(tmp_path / "stages"), *arguments]
+        monkeypatch.setattr(sys, "argv", ["scm_morphomnist.py", *told])
         benchmark.main()
         return json.loads(file.read_text())["summary"]
 
     return run
 
 
-def test_an_editor_fitted_elsewhere_is_scored_and_how_it_was_fitted_is_said(scored, tmp_path):
-    folder = str(tmp_path / "editor")
-    alone = scored("--fitted", folder, "--fitted-how", "on a GPU")
-    assert list(alone["scores"]) == ["after", "after, temperature 0", "after, temperature 1"]
-    assert alone["conditions"]["fitted"] == "on a GPU"
-    assert alone["conditions"]["fitted_on"] == 1
-    assert alone["seconds_fit"] is alone["conditions"]["seconds_fine_tuning"] is None
-    kept = tmp_path / "kept"
-    both = scored("--fitted", folder, "--fitted-how", "on a GPU", "--fitted-before", folder, "--save", str(kept))
-    assert list(both["scores"])[:2] == ["after", "before"]
-    assert SCMEditor.from_pretrained(kept).fitted_on == {"5"}
-
-
-def test_detail_is_tuned_of_a_ladder_fitted_elsewhere_and_of_nothing_else(scored, task, editor, tmp_path, monkeypatch):
-    ladder = RECIPES["hvae"].build(n_conditions(GRAPH))
-    SCMEditor(editor.scm, ladder, residual=0.1, fitted_on={"5"}).save(tmp_path / "ladder")
-    tuned = []
-    monkeypatch.setattr(
-        benchmark, "tuned_by", lambda _, __, cheap, stage, options: (tuned.append(options) or cheap, 7.0)
-    )
-    found = scored("--fitted", str(tmp_path / "ladder"), "--fitted-how", "on a GPU", "--detail")
-    assert list(found["scores"])[:2] == ["after", "before detail"]
-    assert found["conditions"]["seconds_detail"] == 7
-    assert found["conditions"]["settings"]["divergence_weights"] == [0.1, 1, 1, 0.25]
-    assert [options["detail_only"] for options in tuned] == [True]
-    with pytest.raises(ValueError, match="ConditionalVAE has no ladder"):
-        scored("--fitted", str(tmp_path / "editor"), "--fitted-how", "on a GPU", "--detail")
-
-
 @pytest.mark.parametrize(
-    "arguments", [["--fitted", "e"], ["--fitted-how", "so"], ["--fitted-before", "e"], ["--detail"]]
+    ("model", "stages", "before"),
+    [("cvae", ["before", "tuned"], ["before"]), ("hvae", ["before", "tuned", "detailed"], ["before detail", "before"])],
 )
-def test_how_it_was_fitted_must_be_said_of_an_editor_fitted_elsewhere_alone(scored, arguments, capsys):
-    with pytest.raises(SystemExit):
-        scored(*arguments)
-    assert "--fitted and --fitted-how go together" in capsys.readouterr().err
+def test_each_stage_is_scored_and_how_it_was_fitted_is_said(scored, model, stages, before):
+    found = scored(stages, "--model", model)
+    assert list(found["scores"]) == ["after", *before, "after, temperature 0", "after, temperature 1"]
+    assert found["conditions"]["stages"] == {name: {"seconds": 7.0, "hardware": "a GPU"} for name in stages}
+    assert found["seconds_fit"] == 7.0 * len(stages)
+    assert found["conditions"]["fitted_on"] == 1
 
 
 def test_a_killed_fit_counts_until_it_last_saved_its_state_and_a_finished_one_once(tmp_path):

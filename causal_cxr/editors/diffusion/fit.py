@@ -1,19 +1,21 @@
 """Fit the base: a small text-conditioned diffusion editor from nothing, on phantoms with independent attributes.
 
-python -m causal_cxr.editors.diffusion.fit --world independent --out runs/diffusion-base
+python -m causal_cxr.editors.diffusion.fit --worlds independent --out runs/diffusion-base
 
 A world's adapter is then fitted on it by ``causal-cxr finetune``.
 """
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import torch
 
 from causal_cxr.data.dataset import Dataset
+from causal_cxr.data.joined import Joined
 from causal_cxr.data.tokenizer import build_tokenizer
 from causal_cxr.editors.diffusion.captions import captions
 from causal_cxr.editors.diffusion.editor import DiffusionEditor
@@ -72,9 +74,10 @@ def fit_diffusion(
     channels: tuple[int, ...] = CHANNELS,
     patch: int = UNSHUFFLE,
     renderer_version: int | None = None,
+    start: DiffusionEditor | None = None,
     **options: Any,
 ) -> DiffusionEditor:
-    """Fit UNet and text encoder together, from random weights, by flow matching.
+    """Fit UNet and text encoder together by flow matching, from random weights or from those of another fit.
 
     Args:
         dataset: images (square, all of one size) and labelled attributes.
@@ -85,10 +88,13 @@ def fit_diffusion(
         channels: of the UNet, a resolution each.
         patch: pixels a side folded into channels before the first of them.
         renderer_version: recorded, for phantoms.
+        start: go on from this editor; its tokenizer and networks are taken as they are.
         options: ``steps`` and more, see :func:`~causal_cxr.editors.finetune.finetune`.
     """
     if not len(rows):
         raise ValueError("There is no row to fit on; pass rows=np.arange(len(dataset)) or a part of them.")
+    if start is not None:
+        return finetune(start.using(attributes=attributes), dataset, rows, what=Joint(), seed=seed, **options)
     mine = dataset.attributes.iloc[rows]
     corpus = [
         *captions(mine, attributes, 0),
@@ -118,13 +124,32 @@ def _vocabulary(attributes: Iterable[Attribute]) -> list[str]:
     return words * 20
 
 
+def _in_order(worlds: Sequence[Mapping[str, Attribute]]) -> dict[str, Attribute]:
+    """All attributes, named in an order that is each world's own: what captions of it will say.
+
+    Raises:
+        ValueError: the worlds' orders contradict each other.
+    """
+    order: nx.DiGraph = nx.DiGraph()
+    for attributes in worlds:
+        nx.add_path(order, attributes)
+    try:
+        names = list(nx.topological_sort(order))
+    except nx.NetworkXUnfeasible:
+        raise ValueError(
+            "The worlds name the same attributes in different orders; fit a base to one of them."
+        ) from None
+    return {name: next(attributes[name] for attributes in worlds if name in attributes) for name in names}
+
+
 def main() -> None:
     """Fit on a phantom world, resumable, and write the editor with its model card."""
     from causal_cxr.data.phantom import VERSION, Phantom, World
 
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--world", default="independent")
-    parser.add_argument("--images", type=int, default=40_000)
+    parser.add_argument("--worlds", nargs="+", default=["independent"], help="whose attributes are drawn, each alone")
+    parser.add_argument("--images", type=int, default=40_000, help="of each world")
+    parser.add_argument("--start", help="editor to go on from: a folder, or 'shipped'")
     parser.add_argument("--steps", type=int, default=5_000)
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--learning-rate", type=float, default=Joint.learning_rate)
@@ -136,24 +161,34 @@ def main() -> None:
     parser.add_argument("--graphs", action="store_true", help="on CUDA, launch kernels as one graph: faster")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    phantom = Phantom(args.images, args.world, seed=args.seed)
+    worlds = [World.load(name).independent() for name in args.worlds]
+    together = Joined([Phantom(args.images, world, seed=args.seed) for world in worlds])
+    attributes = _in_order([world.declared.attributes for world in worlds])
     graphs = [World.load(name).graph for name in World.names()]
+    start = None
+    if args.start is not None:
+        start = (
+            DiffusionEditor.from_shipped("diffusion-base")
+            if args.start == "shipped"
+            else DiffusionEditor.from_pretrained(args.start)
+        )
     editor = fit_diffusion(
-        phantom, np.arange(len(phantom)), dict(phantom.graph.attributes),
+        together, np.arange(len(together)), attributes, start=start,
         speaking_of=[graph.attributes[name] for graph in graphs for name in graph.labelled], steps=args.steps, seed=args.seed,
         batch_size=args.batch, learning_rate=args.learning_rate, channels=tuple(args.channels), patch=args.patch,
         renderer_version=VERSION, minutes=args.minutes, checkpoint=args.out / "checkpoint", device=args.device,
         graphs=args.graphs,
     )  # fmt: skip
     command = (
-        f"python -m causal_cxr.editors.diffusion.fit --world {args.world} --images {args.images} --steps {args.steps} "
+        f"python -m causal_cxr.editors.diffusion.fit --worlds {' '.join(args.worlds)} --images {args.images} "
+        f"{'' if args.start is None else '--start ' + str(args.start) + ' '}--steps {args.steps} "
         f"--batch {args.batch} --learning-rate {args.learning_rate:g} --channels {' '.join(map(str, args.channels))} --patch {args.patch} "
         f"--seed {args.seed} --device {args.device} {'--graphs ' * args.graphs}--out DIR"
     )
     publish(
         editor, args.out, title="Diffusion editor of the phantoms: the base", command=command,
-        data=f'`Phantom({args.images}, "{args.world}", seed={args.seed})`, 64x64, renderer version {VERSION}; synthetic, '
-        "no patients",
+        data=f"`Phantom({args.images}, World.load(name).independent(), seed={args.seed})` of {', '.join(args.worlds)}, 64x64, "
+        f"renderer version {VERSION}; synthetic, no patients",
         use="phantoms; not real radiographs, not clinical use",
     )  # fmt: skip
 

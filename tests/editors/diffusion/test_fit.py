@@ -259,16 +259,42 @@ def test_the_command_writes_a_base_with_its_card(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["fit", *arguments, "--out", str(tmp_path)])
     module.main()
     editor = DiffusionEditor.from_pretrained(tmp_path)
-    assert {patient.rsplit("-", 1)[0] for patient in editor.fitted_on} == {"independent-5"}
+    assert {patient.rsplit("-", 1)[0] for patient in editor.fitted_on} == {"independent-independent-5"}
     assert editor.renderer_version == VERSION
     card = (tmp_path / "card.md").read_text()
     assert f"renderer version {VERSION}" in card
     assert "- steps: 2 of 4 images" in card
     assert "- seed: 5\n" in card
     told = (
-        "--world independent --images 8 --steps 2 --batch 4 --learning-rate 0.0004 --channels 16 32 --patch 4 --seed 5"
+        "--worlds independent --images 8 --steps 2 --batch 4 --learning-rate 0.0004 --channels 16 32 --patch 4 --seed 5"
     )
     assert f"`python -m causal_cxr.editors.diffusion.fit {told} --device cpu --out DIR`" in card
+
+
+def test_a_base_goes_on_to_more_worlds_and_names_what_each_of_them_names(tmp_path, monkeypatch):
+    arguments = ["--images", "6", "--steps", "1", "--batch", "4", "--channels", "16", "32"]
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    monkeypatch.setattr(sys, "argv", ["fit", *arguments, "--out", first])
+    module.main()
+    more = ["--worlds", "independent", "scanner-site", "--start", first]
+    monkeypatch.setattr(sys, "argv", ["fit", *arguments, *more, "--out", second])
+    module.main()
+    start, editor = (DiffusionEditor.from_pretrained(folder) for folder in (first, second))
+    names = list(editor.graph_attributes)
+    assert names == ["age", "sex", "view", "cardiomegaly", "pneumonia", "effusion", "weekday"]
+    assert {patient.rsplit("-", 2)[0] for patient in editor.fitted_on} == {
+        "independent-independent", "scanner-site-independent"
+    }  # fmt: skip
+    assert editor.pipeline.text.tokenizer.get_vocab() == start.pipeline.text.tokenizer.get_vocab()
+    card = (tmp_path / "second" / "card.md").read_text()
+    assert f"on the base {start.weights_fingerprint}" in card
+    assert f"--start {first}" in card
+
+
+def test_worlds_whose_captions_contradict_each_other_are_refused():
+    sex, view = (ATTRIBUTES[name] for name in ("sex", "view"))
+    with pytest.raises(ValueError, match="different orders"):
+        module._in_order([{"sex": sex, "view": view}, {"view": view, "sex": sex}])
 
 
 # Refusals
