@@ -65,7 +65,7 @@ class Joined:
 
 def _stacked(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """One under the other; a column that a table lacks is missing there, of the type that it has elsewhere."""
-    types: dict[str, Any] = {}
+    types: dict[Any, Any] = {}
     for table in tables:
         types = table.dtypes.to_dict() | types
     names = dict.fromkeys(name for table in tables for name in table)
