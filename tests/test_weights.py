@@ -123,7 +123,7 @@ def test_a_folder_that_is_not_finished_is_not_opened(tmp_path, monkeypatch):
     ("kind", "patient"),
     [
         (DiffusionEditor, "independent-7011-000000"),  # of the base
-        (DiffusionEditor, "portable-7012-000000"),  # of the adapter
+        (DiffusionEditor, "portable-7022-000000"),  # of the adapter
         (SCMEditor, "portable-7101-000000"),
         (CLIPReader, "independent-8002-000000"),  # of the calibration
     ],

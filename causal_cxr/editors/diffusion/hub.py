@@ -1,7 +1,12 @@
 """Where a pipeline lies: a folder, or a repository of the Hugging Face hub in the same layout."""
 
+import copy
+import json
 import re
 from pathlib import Path
+from typing import Any
+
+import torch
 
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 #: What a pipeline is made of, but for weights. Pickles are never fetched.
@@ -62,3 +67,12 @@ def located(source: str | Path, *, variant: str | None = None, revision: str | N
             f"{source!r} is no folder here, and could not be fetched from the hub ({type(problem).__name__}): check the "
             "name, fetch it once where there is a network, or give the folder of a copy."
         ) from problem
+
+
+def write_model(model: Any, folder: Path, kind: torch.dtype) -> None:
+    """Write a model of diffusers, weights in that type, and leave out where on this machine it was loaded from."""
+    copy.deepcopy(model).to(kind).save_pretrained(folder)
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    config.pop("_name_or_path", None)
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -1,6 +1,5 @@
 """Where a pipeline denoises: pixels folded into channels, or the latents of an autoencoder."""
 
-import copy
 import math
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,6 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from causal_cxr.editors.diffusion.hub import write_model
 
 CENTRE, SCALE = 0.5, 0.3  #: intensities are shifted and scaled to about unit variance
 BATCH = 8  #: images that an autoencoder sees at a time
@@ -115,7 +116,7 @@ class Autoencoded(LatentSpace):
 
     def save(self, folder: Path, kind: torch.dtype) -> None:
         """Write them, in that type."""
-        copy.deepcopy(self.model).to(kind).save_pretrained(folder)
+        write_model(self.model, folder, kind)
 
     def encode(self, images: Tensor) -> Tensor:
         """See :class:`LatentSpace`."""

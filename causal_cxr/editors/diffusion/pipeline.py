@@ -1,6 +1,5 @@
 """``Pipeline``: a text-to-image diffusion model in the hub's layout, as much of it as editing needs."""
 
-import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import torch
 
-from causal_cxr.editors.diffusion.hub import located
+from causal_cxr.editors.diffusion.hub import located, write_model
 from causal_cxr.editors.diffusion.latents import Autoencoded, LatentSpace, Unshuffled
 from causal_cxr.editors.diffusion.process import Process
 from causal_cxr.editors.diffusion.text import CLIPText, TextEncoder, load_text
@@ -115,7 +114,7 @@ class Pipeline:
 
         kind = torch.float16 if half else torch.float32
         folder.mkdir(parents=True, exist_ok=True)
-        copy.deepcopy(self.unet).to(kind).save_pretrained(folder / "unet")
+        write_model(self.unet, folder / "unet", kind)
         self.text.save(folder, kind)
         self.process.save(folder / "scheduler")
         scheduler = (self.process.scheduler or {}).get("_class_name", "FlowMatchEulerDiscreteScheduler")

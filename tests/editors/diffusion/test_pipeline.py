@@ -78,6 +78,13 @@ def test_saved_whole_a_pipeline_comes_back_to_the_same_bits_and_opens_in_diffuse
     assert torch.equal(opened.encode_prompt(TEXTS, "cpu", 1, False)[0], first.text(TEXTS))
 
 
+def test_what_is_saved_does_not_tell_where_it_was_loaded_from(published, tmp_path):
+    Pipeline.from_pretrained(published[0]).save(tmp_path)
+    written = "".join(file.read_text() for file in tmp_path.rglob("*.json"))
+    assert str(published[0]) not in written
+    assert "_name_or_path" not in written
+
+
 def test_half_precision_is_stored_and_float32_computed(sd1, tmp_path):
     Pipeline.from_pretrained(sd1[0]).save(tmp_path)
     again = Pipeline.from_pretrained(tmp_path)
