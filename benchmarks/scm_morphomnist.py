@@ -7,7 +7,8 @@ do(intensity) and do(digit), the value one that training images have, of another
 
 The ladder is fitted in three stages: to the images; on counterfactuals, all of it; on counterfactuals, its detail alone, with
 nats made cheap there. ``--stages`` keeps the editor after each, with its seconds and the hardware: a stage that is kept there is not fitted
-again. So one may be fitted on a GPU and the next on a CPU, and an editor be scored anew.
+again. So one may be fitted on a GPU and the next on a CPU, and an editor be scored anew (``--threads 1`` is faster there: worker threads do not
+flush denormal numbers).
 
 In the JSON's ``summary``, the editor after counterfactual fine-tuning, pixel noise times 0.1 (the published temperature):
 
