@@ -7,8 +7,8 @@ do(intensity) and do(digit), the value one that training images have, of another
 
 The ladder is fitted in three stages: to the images; on counterfactuals, all of it; on counterfactuals, its detail alone, with
 nats made cheap there. ``--stages`` keeps the editor after each, with its seconds and the hardware: a stage that is kept there is not fitted
-again. So one may be fitted on a GPU and the next on a CPU, and an editor be scored anew (``--threads 1`` is faster there: worker threads do not
-flush denormal numbers).
+again. So one may be fitted on a GPU and the next on a CPU, and an editor be scored anew; one that was fitted otherwise is
+refused.
 
 In the JSON's ``summary``, the editor after counterfactual fine-tuning, pixel noise times 0.1 (the published temperature):
 
@@ -355,59 +355,89 @@ class Stage:
         editor: fitted.
         seconds: of this stage.
         hardware: on which it was fitted.
+        how: this stage and those before it were fitted, see :func:`told`.
     """
 
     editor: SCMEditor
     seconds: float
     hardware: str
+    how: str
+
+
+def options_of(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Stage -> options of its fit, in order; ladders alone have :data:`DETAILED`."""
+    recipe = RECIPES[args.model]
+    steps = {} if args.fine_tune_steps is None else {"steps": args.fine_tune_steps}
+    options = {
+        BEFORE: FIT | dict(recipe.fit) | ({"steps": args.steps} if args.steps else {}),
+        TUNED: TUNING | dict(recipe.tuning) | steps,
+    }
+    if recipe.detail:
+        options[DETAILED] = TUNING | {"detail_only": True} | dict(recipe.detail) | steps
+    return options
+
+
+def told(args: argparse.Namespace, stage: str) -> str:
+    """All that an editor depends on after a stage, but for data and hardware."""
+    options = options_of(args)
+    names = list(options)
+    so_far = {name: options[name] for name in names[: names.index(stage) + 1]}
+    return json.dumps([args.model, args.seed, so_far])
 
 
 def fitted(args: argparse.Namespace, dataset: MorphoMNIST) -> dict[str, Stage]:
     """Fit the model on :data:`morphomnist.FIT_ROWS`, then fine-tune it with the ``training`` predictors, all of it, then its detail.
 
     Returns:
-        stage -> how the editor is after it; ladders alone have :data:`DETAILED`.
+        stage -> how the editor is after it, in order.
+
+    Raises:
+        ValueError: a stage that is kept was fitted otherwise, or cannot be used; see :func:`opened`.
     """
-    recipe = RECIPES[args.model]
-    options = FIT | dict(recipe.fit) | ({"steps": args.steps} if args.steps else {})
+    options = options_of(args)
     stages: dict[str, Stage] = {}
 
     def stage(name: str, fit: Callable[[], tuple[SCMEditor, float]]) -> None:
         folder = args.stages and args.stages / name
         if folder is not None and (folder / STAGE).is_file():
-            stages[name] = opened(folder, dataset, device=args.device)
+            stages[name] = opened(folder, dataset, told(args, name), device=args.device)
             return
-        stages[name] = Stage(*fit(), _hardware(args))
+        stages[name] = Stage(*fit(), _hardware(args), told(args, name))
         if folder is not None:
             keep(stages[name], folder)
 
     def first() -> tuple[SCMEditor, float]:
         with timed(_folder(args, BEFORE)) as fitting:
             editor = fit_image_model(
-                dataset, FIT_ROWS, GRAPH, recipe.build, seed=args.seed, shift=SHIFT, residual=TEMPERATURE,
-                minutes=args.minutes, device=args.device, checkpoint=fitting.folder, **options,
+                dataset, FIT_ROWS, GRAPH, RECIPES[args.model].build, seed=args.seed, shift=SHIFT, residual=TEMPERATURE,
+                minutes=args.minutes, device=args.device, checkpoint=fitting.folder, **options[BEFORE],
             )  # fmt: skip
         return editor, fitting.seconds
 
     stage(BEFORE, first)
-    stage(TUNED, lambda: tuned_by(args, dataset, stages[BEFORE].editor, TUNED, recipe.tuning))
-    if recipe.detail:
-        stage(DETAILED, lambda: with_detail(args, dataset, stages[TUNED].editor))
+    stage(TUNED, lambda: tuned_by(args, dataset, stages[BEFORE].editor, TUNED, options[TUNED]))
+    if DETAILED in options:
+        stage(DETAILED, lambda: with_detail(args, dataset, stages[TUNED].editor, options[DETAILED]))
     return stages
 
 
 def keep(stage: Stage, folder: Path) -> None:
     """Write a stage where :func:`opened` finds it."""
     stage.editor.save(folder, half=False)
-    (folder / STAGE).write_text(json.dumps({"seconds": stage.seconds, "hardware": stage.hardware}))
+    (folder / STAGE).write_text(json.dumps({"seconds": stage.seconds, "hardware": stage.hardware, "how": stage.how}))
 
 
-def opened(folder: Path, dataset: MorphoMNIST, *, device: str = "cpu") -> Stage:
+def opened(folder: Path, dataset: MorphoMNIST, how: str, *, device: str = "cpu") -> Stage:
     """The stage in a folder.
 
     Raises:
-        ValueError: its editor edits other attributes, or may have seen the test images.
+        ValueError: it was not fitted so, its editor edits other attributes, or may have seen the test images.
     """
+    kept = json.loads((folder / STAGE).read_text())
+    if kept["how"] != how:
+        raise ValueError(
+            f"{folder} was fitted by {kept['how']}, asked for is {how}; give --stages another folder, or delete that one."
+        )
     editor = SCMEditor.from_pretrained(folder)
     if editor.scm.graph.fingerprint != GRAPH.fingerprint:
         raise ValueError(f"{folder} holds an editor of other attributes; give one of {list(GRAPH.attributes)}.")
@@ -416,7 +446,7 @@ def opened(folder: Path, dataset: MorphoMNIST, *, device: str = "cpu") -> Stage:
     if leaked:
         raise ValueError(f"{folder} may have been fitted on {leaked} test images; fit on rows 0-{FIT_ROWS[-1]} only.")
     editor.image_model.to(device)
-    return Stage(editor, **json.loads((folder / STAGE).read_text()))
+    return Stage(editor, **kept)
 
 
 def _hardware(args: argparse.Namespace) -> str:
@@ -425,14 +455,16 @@ def _hardware(args: argparse.Namespace) -> str:
     return f"{args.threads} CPU thread{'s' if args.threads > 1 else ''}"
 
 
-def with_detail(args: argparse.Namespace, dataset: MorphoMNIST, editor: SCMEditor) -> tuple[SCMEditor, float]:
+def with_detail(
+    args: argparse.Namespace, dataset: MorphoMNIST, editor: SCMEditor, options: Mapping[str, Any]
+) -> tuple[SCMEditor, float]:
     """The last stage of a ladder, and its seconds: the detail alone, nats cheap there."""
     model, recipe = editor.image_model, RECIPES[args.model]
     assert isinstance(model, HierarchicalVAE)
     cheap = SCMEditor(
         editor.scm, model.reweighted(recipe.detail_weights), residual=TEMPERATURE, fitted_on=editor.fitted_on
     )
-    return tuned_by(args, dataset, cheap, DETAILED, {"detail_only": True, **recipe.detail})
+    return tuned_by(args, dataset, cheap, DETAILED, options)
 
 
 def tuned_by(
@@ -441,7 +473,6 @@ def tuned_by(
     """The editor after a stage of fine-tuning by the ``training`` predictors, and its seconds."""
     family = family_of("training", dataset.images(FIT_ROWS), dataset.attributes.iloc[FIT_ROWS])
     predictors = {name: predictor.to(args.device) for name, predictor in family.items()}
-    options = TUNING | dict(options) | ({} if args.fine_tune_steps is None else {"steps": args.fine_tune_steps})
     with timed(_folder(args, stage)) as tuning:
         after = fine_tune(
             editor, dataset, FIT_ROWS, predictors, seed=args.seed, shift=SHIFT, checkpoint=tuning.folder, **options

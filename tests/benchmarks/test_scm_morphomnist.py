@@ -177,6 +177,11 @@ def test_a_recipe_is_one_that_the_fits_take_stage_by_stage(model, monkeypatch, t
     assert third["before"].seconds == stages["before"].seconds
     assert third["tuned"].seconds != stages["tuned"].seconds
 
+    # One that was fitted otherwise is not taken for it.
+    asked.seed = 1
+    with pytest.raises(ValueError, match="give --stages another folder"):
+        benchmark.fitted(asked, data)
+
 
 @pytest.mark.parametrize("model", RECIPES)
 def test_the_recorded_editor_is_of_the_recipe(model):
@@ -188,8 +193,8 @@ def test_the_recorded_editor_is_of_the_recipe(model):
     assert sum(p.numel() for p in built.parameters()) == recorded["parameters"]
 
 
-def kept(editor, folder):
-    benchmark.keep(benchmark.Stage(editor, 7.0, "a GPU"), folder)
+def kept(editor, folder, how="so"):
+    benchmark.keep(benchmark.Stage(editor, 7.0, "a GPU", how), folder)
     return folder
 
 
@@ -198,8 +203,10 @@ def test_a_stage_that_is_kept_must_not_have_seen_the_test_images(task, editor, t
     for patients, message in ((None, "2000 test images"), ({"5", "8000"}, "1 test images")):
         folder = kept(SCMEditor(editor.scm, editor.image_model, fitted_on=patients), tmp_path)
         with pytest.raises(ValueError, match=message):
-            benchmark.opened(folder, data)
-    stage = benchmark.opened(kept(SCMEditor(editor.scm, editor.image_model, fitted_on={"5", "7999"}), tmp_path), data)
+            benchmark.opened(folder, data, "so")
+    stage = benchmark.opened(
+        kept(SCMEditor(editor.scm, editor.image_model, fitted_on={"5", "7999"}), tmp_path), data, "so"
+    )
     assert stage.editor.fitted_on == {"5", "7999"}
     assert (stage.seconds, stage.hardware) == (7.0, "a GPU")
 
@@ -209,7 +216,7 @@ def test_an_editor_of_other_attributes_is_refused(tmp_path):
     scm = SCM(graph).fit(pd.DataFrame({"side": [0, 1, 1, 0]}))
     folder = kept(SCMEditor(scm, ConditionalVAE(1, width=16), fitted_on={"5"}), tmp_path)
     with pytest.raises(ValueError, match=r"other attributes; give one of \['thickness', 'intensity', 'digit'\]"):
-        benchmark.opened(folder, Sampled(2))
+        benchmark.opened(folder, Sampled(2), "so")
 
 
 @pytest.fixture
@@ -230,11 +237,13 @@ def scored(task, editor, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "score", lambda *_: (figures, {}))
     monkeypatch.setattr(benchmark, "seconds_per_1000", lambda *_: 1.0)
 
-    def run(stages, *arguments):
+    def run(model, stages):
+        asked = argparse.Namespace(model=model, seed=0, steps=None, fine_tune_steps=None)
         for stage in stages:
-            kept(SCMEditor(editor.scm, editor.image_model, fitted_on={"5"}), tmp_path / "stages" / stage)
+            fitted = SCMEditor(editor.scm, editor.image_model, fitted_on={"5"})
+            kept(fitted, tmp_path / "stages" / stage, benchmark.told(asked, stage))
         file = tmp_path / "result.json"
-        told = ["--data", "d", "--json", str(file), "--stages", str(tmp_path / "stages"), *arguments]
+        told = ["--data", "d", "--json", str(file), "--stages", str(tmp_path / "stages"), "--model", model]
         monkeypatch.setattr(sys, "argv", ["scm_morphomnist.py", *told])
         benchmark.main()
         return json.loads(file.read_text())["summary"]
@@ -247,7 +256,7 @@ def scored(task, editor, tmp_path, monkeypatch):
     [("cvae", ["before", "tuned"], ["before"]), ("hvae", ["before", "tuned", "detailed"], ["before detail", "before"])],
 )
 def test_each_stage_is_scored_and_how_it_was_fitted_is_said(scored, model, stages, before):
-    found = scored(stages, "--model", model)
+    found = scored(model, stages)
     assert list(found["scores"]) == ["after", *before, "after, temperature 0", "after, temperature 1"]
     assert found["conditions"]["stages"] == {name: {"seconds": 7.0, "hardware": "a GPU"} for name in stages}
     assert found["seconds_fit"] == 7.0 * len(stages)

@@ -1,4 +1,4 @@
-"""Fit the base: a small text-conditioned diffusion editor from nothing, on phantoms with independent attributes.
+"""Fit the base: a small text-conditioned diffusion editor, from nothing or from another base, on phantoms with independent attributes.
 
 python -m causal_cxr.editors.diffusion.fit --worlds independent --out runs/diffusion-base
 
@@ -153,14 +153,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5_000)
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--learning-rate", type=float, default=Joint.learning_rate)
-    parser.add_argument("--channels", type=int, nargs="+", default=CHANNELS, help="of the UNet, a resolution each")
-    parser.add_argument("--patch", type=int, default=UNSHUFFLE, help="pixels a side folded into channels")
+    parser.add_argument("--channels", type=int, nargs="+", help="of the UNet, a resolution each")
+    parser.add_argument("--patch", type=int, help="pixels a side folded into channels")
     parser.add_argument("--minutes", type=float, help="stop early after so much wall time")
     parser.add_argument("--seed", type=int, default=7_001)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--graphs", action="store_true", help="on CUDA, launch kernels as one graph: faster")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    if args.start is not None and (args.channels or args.patch):
+        parser.error("--channels and --patch are of a base that begins from nothing; leave them out with --start")
+    channels, patch = tuple(args.channels or CHANNELS), args.patch or UNSHUFFLE
+    begun = f"--channels {' '.join(map(str, channels))} --patch {patch} "
     worlds = [World.load(name).independent() for name in args.worlds]
     together = Joined([Phantom(args.images, world, seed=args.seed) for world in worlds])
     attributes = _in_order([world.declared.attributes for world in worlds])
@@ -175,14 +179,14 @@ def main() -> None:
     editor = fit_diffusion(
         together, np.arange(len(together)), attributes, start=start,
         speaking_of=[graph.attributes[name] for graph in graphs for name in graph.labelled], steps=args.steps, seed=args.seed,
-        batch_size=args.batch, learning_rate=args.learning_rate, channels=tuple(args.channels), patch=args.patch,
+        batch_size=args.batch, learning_rate=args.learning_rate, channels=channels, patch=patch,
         renderer_version=VERSION, minutes=args.minutes, checkpoint=args.out / "checkpoint", device=args.device,
         graphs=args.graphs,
     )  # fmt: skip
     command = (
         f"python -m causal_cxr.editors.diffusion.fit --worlds {' '.join(args.worlds)} --images {args.images} "
-        f"{'' if args.start is None else '--start ' + str(args.start) + ' '}--steps {args.steps} "
-        f"--batch {args.batch} --learning-rate {args.learning_rate:g} --channels {' '.join(map(str, args.channels))} --patch {args.patch} "
+        f"--steps {args.steps} "
+        f"--batch {args.batch} --learning-rate {args.learning_rate:g} {begun if args.start is None else f'--start {args.start} '}"
         f"--seed {args.seed} --device {args.device} {'--graphs ' * args.graphs}--out DIR"
     )
     publish(

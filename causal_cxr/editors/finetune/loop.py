@@ -274,8 +274,8 @@ def _times(process: Process, n: int, generator: torch.Generator) -> tuple[Tensor
     """What the network is told of ``n`` drawn times, and ``a, s`` of these, to broadcast over images.
 
     Flows: one half logit-normal (Esser et al., ICML 2024), the other as :meth:`Process.times` lie, where edits ask. Of the
-    first alone one in 600 is above 0.95, where it is decided whether there is a thing at all: the network draws it as often
-    as it should and yet takes the latents of images for such as keep what they have. Discrete schedules: each time alike.
+    first alone one in 600 is above 0.95, where it is decided whether there is a thing at all: a network fitted at those draws
+    devices about as often as it should, and edits by it keep those that an image has. Discrete schedules: each time alike.
     """
     device = generator.device
     if process.alphas is None:

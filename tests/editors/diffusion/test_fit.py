@@ -272,9 +272,9 @@ def test_the_command_writes_a_base_with_its_card(tmp_path, monkeypatch):
 
 
 def test_a_base_goes_on_to_more_worlds_and_names_what_each_of_them_names(tmp_path, monkeypatch):
-    arguments = ["--images", "6", "--steps", "1", "--batch", "4", "--channels", "16", "32"]
+    arguments = ["--images", "6", "--steps", "1", "--batch", "4"]
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
-    monkeypatch.setattr(sys, "argv", ["fit", *arguments, "--out", first])
+    monkeypatch.setattr(sys, "argv", ["fit", *arguments, "--channels", "16", "32", "--out", first])
     module.main()
     more = ["--worlds", "independent", "scanner-site", "--start", first]
     monkeypatch.setattr(sys, "argv", ["fit", *arguments, *more, "--out", second])
@@ -289,6 +289,13 @@ def test_a_base_goes_on_to_more_worlds_and_names_what_each_of_them_names(tmp_pat
     card = (tmp_path / "second" / "card.md").read_text()
     assert f"on the base {start.weights_fingerprint}" in card
     assert f"--start {first}" in card
+
+
+def test_what_a_base_is_built_of_is_not_asked_where_it_goes_on_from_another(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["fit", "--start", "shipped", "--patch", "2", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        module.main()
+    assert "leave them out with --start" in capsys.readouterr().err
 
 
 def test_worlds_whose_captions_contradict_each_other_are_refused():
