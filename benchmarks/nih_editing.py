@@ -38,7 +38,7 @@ from causal_cxr.data import Dataset, NIHChestXray14, split_patients
 from causal_cxr.editors import Abduction, Editor
 from causal_cxr.editors.diffusion import DiffusionEditor, captions, fit_diffusion
 from causal_cxr.editors.diffusion.guidance import ClassifierFree
-from causal_cxr.editors.diffusion.inversion import Coupled, Heun, Inversion, Trajectory
+from causal_cxr.editors.diffusion.inversion import FlowEdit, Heun, Inversion, Trajectory
 from causal_cxr.editors.finetune import Joint, Watch, finetune, publish
 from causal_cxr.editors.scm import SCMEditor, fit_image_model
 from causal_cxr.graphs import Binary, CausalGraph, Continuous
@@ -55,7 +55,7 @@ CONCEPTS = (
     Concept("pneumonia", ("pneumonia",), ("no pneumonia",), attribute="pneumonia", level=1),
 )
 GUIDANCES = (1.0, 1.5, 2.0, 3.0)
-INVERSIONS: tuple[Inversion, ...] = (Coupled(20), Heun(20))  #: the first at all guidances, others at 1
+INVERSIONS: tuple[Inversion, ...] = (FlowEdit(20), Heun(20))  #: the first at all guidances, others at 1
 SAMPLING = Heun(20)  #: from noise alone, for the copy test
 LOOKS = 10  #: at the watched patients while the fit runs
 RESAMPLES = 2_000

@@ -7,7 +7,7 @@ phantoms in which their target goes with one attribute (planted), or with nothin
 ``portable``, whose co-occurrences are other ones: images are edited once an editor and target and scored by all classifiers.
 
 Editors: ``oracle`` (true counterfactuals), ``diffusion`` (the shipped one, fitted to ``portable``), or any other that
-``benchmarks/editors.py`` compares, such as ``diffusion-coupled`` and ``scm``. Beside them ``no_editor``:
+``benchmarks/editors.py`` compares, such as ``diffusion-heun`` and ``scm``. Beside them ``no_editor``:
 the same ranking formula on the association of unedited scores with each attribute given the target's label.
 
 ``auroc``: planted against clean, by the score of the attribute that is ranked first. ``ranked_first``: share of the planted

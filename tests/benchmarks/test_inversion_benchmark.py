@@ -15,7 +15,7 @@ import torch
 from causal_cxr.data.phantom import Phantom
 from causal_cxr.editors import Abduction, Edit
 from causal_cxr.editors.diffusion.denoiser import Ledger
-from causal_cxr.editors.diffusion.inversion import DDIM, Coupled, NullText
+from causal_cxr.editors.diffusion.inversion import DDIM, FlowEdit, NullText
 from causal_cxr.editors.diffusion.process import Process
 from causal_cxr.graphs import default_contrasts
 
@@ -148,12 +148,11 @@ def test_overhead_is_what_the_editor_takes_besides_its_evaluations(phantom, idle
 def test_a_method_has_all_figures_on_both_pipelines_and_none_where_it_has_no_meaning():
     setting = inversion.Setting(3, 1, 1, seed=3, editor="shipped", second=None, prediction="epsilon", steps=2)
     for pipeline in ("inversion", "second"):
-        row = inversion.figures(setting, pipeline, Coupled.name)
-        assert row["settings"] == "Coupled(steps=2)"
+        row = inversion.figures(setting, pipeline, FlowEdit.name)
+        assert row["settings"] == "FlowEdit(steps=2, carry=1.0)"
         assert row["evaluations"] == {1.0: 4, 3.0: 6}[row["scale"]]
         assert row["error"] == min(each["ratio"] for each in row["errors"].values())
         assert row["round_trip"] == {kind: {"1": 0.0, "3": 0.0} for kind in ("float32", "bfloat16")}
-    assert inversion.figures(setting, "second", "handover") is None
     assert inversion.figures(setting, "inversion", "belm") is None
     assert inversion.figures(setting, "second", NullText.name)["errors"].keys() == {"3"}
 
@@ -161,7 +160,7 @@ def test_a_method_has_all_figures_on_both_pipelines_and_none_where_it_has_no_mea
 def test_what_is_recorded_is_what_the_editors_benchmark_reads(tmp_path, monkeypatch):
     row = {"error": 0.2, "scale": 1.0, "evaluations": 40, "seconds": 0.5, "round_trip": {}}
     slow = {"error": 0.4, "scale": 3.0, "evaluations": 1_200, "seconds": 12.5, "round_trip": {}}
-    table = {"inversion": {"handover": row}, "second": {"coupled": row, "null_text": slow}}
+    table = {"inversion": {"coupled": row}, "second": {"flowedit": row, "null_text": slow}}
     monkeypatch.setattr(inversion, "tabulated", lambda *_: table)
     monkeypatch.setattr(inversion, "overhead", lambda *_: [0.1, 0.03, 0.02])
     monkeypatch.setattr(inversion, "shared", lambda *_: {"one_evaluation_a_step": {"evaluations": 0.46}})

@@ -22,8 +22,7 @@ from causal_cxr.editors.diffusion.captions import TEMPLATE, captions, named
 from causal_cxr.editors.diffusion.denoiser import Condition, Denoiser, Ledger
 from causal_cxr.editors.diffusion.guidance import ClassifierFree, Describe, Guidance, Request
 from causal_cxr.editors.diffusion.hub import located
-from causal_cxr.editors.diffusion.inversion.coupled import Coupled
-from causal_cxr.editors.diffusion.inversion.handover import Handover
+from causal_cxr.editors.diffusion.inversion.coupled import Coupled, FlowEdit
 from causal_cxr.editors.diffusion.inversion.inversion import Inversion
 from causal_cxr.editors.diffusion.pipeline import Pipeline
 from causal_cxr.editors.diffusion.process import Process
@@ -347,7 +346,7 @@ def default_inversion(process: Process) -> Inversion:
 
     ``benchmarks/inversion.py`` puts all side by side.
     """
-    return Handover() if process.predicts == "flow" else Coupled()
+    return Coupled() if process.predicts == "flow" else FlowEdit()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from causal_cxr.editors.diffusion.inversion import (
     EDICT,
     INVERSIONS,
     Coupled,
-    Handover,
+    FlowEdit,
     Heun,
     Inversion,
     NegativePrompt,
@@ -102,8 +102,6 @@ def moved(method: Inversion, field: Captioned, target: Condition, scale: float =
 
 
 def works(method: type[Inversion], predicts: str) -> bool:
-    if method is Handover:
-        return predicts == "flow"
     return predicts != "flow" or method not in (BELM, DDPM)
 
 
@@ -130,7 +128,7 @@ def test_exact_methods_return_the_image_under_any_network(method, predicts, scal
 
 @pytest.mark.parametrize("predicts", PREDICTS)
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-@pytest.mark.parametrize("method", [Offsets, Coupled, Handover, DDPM])
+@pytest.mark.parametrize("method", [Offsets, Coupled, FlowEdit, DDPM])
 def test_what_is_stored_is_exact_in_bfloat16_too(method, predicts, scale, unet):
     if works(method, predicts):
         rounded = Denoiser(unet, process(predicts), torch.bfloat16)
@@ -139,8 +137,9 @@ def test_what_is_stored_is_exact_in_bfloat16_too(method, predicts, scale, unet):
 
 
 @pytest.mark.parametrize("predicts", PREDICTS)
-def test_nothing_moves_on_coupled_paths_where_nothing_is_asked(predicts):
-    assert round_trip(Coupled(5), gaussian(predicts, scale=3.0)) == 0
+@pytest.mark.parametrize("method", [Coupled, FlowEdit])
+def test_nothing_moves_on_coupled_paths_where_nothing_is_asked(method, predicts):
+    assert round_trip(method(5), gaussian(predicts, scale=3.0)) == 0
 
 
 @pytest.mark.parametrize("method", [DDIM, NegativePrompt, Heun])
@@ -159,7 +158,7 @@ def test_offsets_may_be_left_out():
     assert round_trip(without, field) > 1e-2
 
 
-@pytest.mark.parametrize("method", [Coupled, EDICT, Heun, Offsets, DDIM, DDPM])
+@pytest.mark.parametrize("method", [Coupled, FlowEdit, EDICT, Heun, Offsets, DDIM, DDPM])
 def test_a_process_that_ends_without_signal_is_inverted(method):
     field = gaussian("v_prediction", timestep_spacing="leading", num_train_timesteps=20, rescale_betas_zero_snr=True,
                      steps_offset=0)  # fmt: skip
@@ -183,7 +182,7 @@ def shift(predicts: str, t: float) -> float:
 @pytest.mark.parametrize("predicts", PREDICTS)
 @pytest.mark.parametrize(
     ("method", "tolerance"),
-    [(DDIM(100), 0.06), (Heun(60), 0.01), (Offsets(100), 0.03), (Coupled(100), 0.03), (BELM(100), 0.06),
+    [(DDIM(100), 0.06), (Heun(60), 0.01), (Offsets(100), 0.03), (FlowEdit(100), 0.03), (BELM(100), 0.06),
      (EDICT(100), 0.15)],
 )  # fmt: skip
 def test_an_edit_to_another_mean_shifts_the_image_as_the_exact_flow_does(method, tolerance, predicts):
@@ -200,6 +199,21 @@ def test_edit_friendly_noise_moves_further_the_less_is_skipped(predicts):
     target = Condition(MEANS.text + 1.0)
     far, near, least = (float(moved(DDPM(50, skip), gaussian(predicts), target).mean()) for skip in (0.0, 0.4, 0.8))
     assert 1.1 > far > near > least > 0
+
+
+@pytest.mark.parametrize("predicts", PREDICTS)
+def test_coupled_paths_move_further_the_less_is_carried_on_and_to_the_new_mean_if_nothing_is(predicts):
+    target = Condition(MEANS.text + 1.0)
+    nothing, half, all_of_it = (moved(Coupled(12, carry), gaussian(predicts), target) for carry in (0.0, 0.5, 1.0))
+    torch.testing.assert_close(nothing, torch.ones_like(nothing), atol=0.02, rtol=0)
+    assert nothing.mean() > half.mean() > all_of_it.mean() > 0
+    torch.testing.assert_close(all_of_it, moved(FlowEdit(12), gaussian(predicts), target))
+
+
+@pytest.mark.parametrize("carry", [-0.1, 1.1])
+def test_a_share_of_the_change_is_carried_on(carry):
+    with pytest.raises(ValueError, match="share in \\[0, 1\\]"):
+        Coupled(carry=carry)
 
 
 @pytest.mark.parametrize("predicts", PREDICTS)
@@ -308,26 +322,6 @@ def test_evaluations_are_those_of_the_formula(method, there, back, scale):
     assert ledger.backward == 0
 
 
-def test_a_handover_costs_its_coupled_steps_and_the_followed_ones_twice():
-    field, method = Captioned(gaussian("flow").denoiser, MEANS), Handover(3, 2)
-    trajectory = method.invert(field, IMAGE, chance())
-    assert field.denoiser.ledger.forward == (3 + 8) * N
-    method.redraw(trajectory, field)
-    assert field.denoiser.ledger.forward == (3 + 8 + 3 + 4) * N
-
-
-@pytest.mark.parametrize("at", [0.0, 1.0, -0.2])
-def test_a_handover_is_on_the_way(at):
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        Handover(at=at)
-
-
-@pytest.mark.parametrize("predicts", ["epsilon", "v_prediction"])
-def test_a_handover_is_of_flows(predicts):
-    with pytest.raises(ValueError, match="handover works for flows"):
-        Handover().invert(gaussian(predicts), IMAGE, chance())
-
-
 def test_negative_prompts_cost_one_branch_there_and_two_back():
     field, method = scaled(3.0), NegativePrompt(6)
     trajectory = method.invert(field, IMAGE, chance())
@@ -367,8 +361,8 @@ def test_a_trajectory_starts_at_the_image_and_a_redraw_leaves_it_as_it_was(metho
 
 def test_the_registry_names_what_the_methods_call_themselves():
     assert set(INVERSIONS) == {
-        "ddim", "belm", "edict", "ddpm", "offsets", "negative_prompt", "null_text", "heun", "coupled",
-        "handover",
+        "ddim", "belm", "edict", "ddpm", "offsets", "negative_prompt", "null_text", "heun", "flowedit",
+        "coupled",
     }  # fmt: skip
     assert all(method.name == name and repr(method()) == repr(method()) for name, method in INVERSIONS.items())
 

@@ -1,9 +1,9 @@
 from .belm import BELM as BELM
 from .coupled import Coupled as Coupled
+from .coupled import FlowEdit as FlowEdit
 from .ddim import DDIM as DDIM
 from .ddpm import DDPM as DDPM
 from .edict import EDICT as EDICT
-from .handover import Handover as Handover
 from .heun import Heun as Heun
 from .inversion import Inversion as Inversion
 from .inversion import Trajectory as Trajectory

@@ -1,13 +1,19 @@
 """Coupled paths: the image is carried along by the difference of two predictions (FlowEdit; Kulikov et al., ICCV 2025).
 
-The image is noised to each time ``x_t`` anew, as an average over noises holds it better than any one. The edited image
-``z`` starts as the image; its noised version is ``x_t`` shifted by ``z - x_0``, and from noise to image ``z`` moves by what
-the target's field says there less what the source's field says of ``x_t``. Nothing is inverted: where both fields agree
-nothing moves, so an edit that asks for nothing returns the image, bit for bit, under any network and precision. The
-source's predictions are made once an image.
+The image is noised to each time ``x_t`` anew, as an average over noises holds it better than any one. The edited image starts
+as the image; its noised version is ``x_t`` plus the change so far, and from noise to image the change is made up anew of what
+the target's field sees there less what the source's field sees in ``x_t``. Nothing is inverted: where both fields agree nothing
+moves, so an edit that asks for nothing returns the image, bit for bit, under any network and precision. The source's
+predictions are made once an image.
+
+How much of the change so far each step carries on decides what an edit can let go of. All of what the solver's step leaves of it
+(FlowEdit) averages over all noises, and so over devices: each noise puts a device that the target would draw elsewhere, and
+each shows again the one that the image has. None of it makes the last noises decide alone, as edit-friendly noise does
+(:class:`~causal_cxr.editors.diffusion.inversion.DDPM`): things come and go as the network draws them, and so do details that
+nobody asked for.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -17,64 +23,68 @@ from torch import Tensor
 
 from causal_cxr.editors.diffusion.denoiser import Field
 from causal_cxr.editors.diffusion.inversion.inversion import Trajectory
+from causal_cxr.editors.diffusion.process import Process
+
+SHIFT = 2.0  #: of flows' times towards noise (Esser et al., ICML 2024, equation 23), where it is decided what is there
 
 
 @dataclass(frozen=True)
 class Coupled:
-    """FlowEdit, for every process; one evaluation a step, once an image and once an edit.
+    """For every process; one evaluation a step, once an image and once an edit.
 
-    Flows are followed in ``t`` as published. Variance-preserving processes are followed in ``sigma = s / a``, where the
-    probability-flow ODE reads ``d(x / a) / d sigma = e`` (Song et al., ICLR 2021): the same construction there. Both are
-    written by the predicted images ``D``: ``z`` moves a share ``1 - tau' / tau`` of its way to ``x_0`` plus the change of
-    ``D``, which holds where no signal is left and ``sigma`` is infinite.
+    Written by the predicted images ``D`` and ``sigma = s / a``, in which the probability-flow ODE reads
+    ``d(x / a) / d sigma = e`` (Song et al., ICLR 2021), the same for flows and for processes that preserve the variance: from
+    ``sigma`` to ``sigma'`` the change keeps a share ``carry sigma' / sigma``, and the rest becomes the change of ``D``.
+    No signal may be left and ``sigma`` infinite.
 
     Attributes:
-        steps: of Euler's method.
+        steps: evaluations.
+        carry: share of what Euler's step keeps of the change so far, in [0, 1]; a step's, so that of more steps less is carried.
     """
 
-    steps: int = 20
+    steps: int = 12
+    carry: float = 0.5
     name: ClassVar[str] = "coupled"
     exact: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.carry <= 1:
+            raise ValueError(f"A share in [0, 1] of the change is carried on, got carry={self.carry}.")
+
     def invert(self, source: Field, image: Tensor, noise: Callable[[], Tensor]) -> Trajectory:
         """See :class:`~causal_cxr.editors.diffusion.inversion.Inversion`; keeps the source's predictions."""
-        times = source.denoiser.process.times(self.steps)
-        latents, said = noised(source, image, times[1:], noise)
-        return Trajectory(tuple(times), (image, *latents), {"source": said})
+        process = source.denoiser.process
+        times, latents = _times(process, self.steps), [image]
+        for t in times[1:]:
+            a, s = process.coefficients(t)
+            latents.append(a * image + s * noise())
+        said = [source(x, t).clean for t, x in zip(times[1:], latents[1:], strict=True)]
+        return Trajectory(tuple(times), tuple(latents), {"source": torch.stack(said)})
 
     def redraw(self, trajectory: Trajectory, target: Field) -> Tensor:
-        """Carry the image from noise back to itself, pushed by what the fields disagree on."""
-        change = carried(target, trajectory.times, trajectory.latents[1:], trajectory.kept["source"])
+        """The image, and what the fields disagree on from noise to it."""
+        process, change = target.denoiser.process, torch.zeros_like(trajectory.image)
+        steps = list(zip(pairwise(trajectory.times), trajectory.latents[1:], trajectory.kept["source"], strict=True))
+        for (t_next, t), x, before in reversed(steps):
+            a, s = process.coefficients(t)
+            a_next, s_next = process.coefficients(t_next)
+            kept = self.carry * s_next * a / (s * a_next)
+            change = kept * change + (1 - kept) * (target(x + a * change, t).clean - before)
         return trajectory.image + change
 
 
-def noised(
-    source: Field, image: Tensor, times: Sequence[float], noise: Callable[[], Tensor]
-) -> tuple[list[Tensor], Tensor]:
-    """The image noised to each time anew, and ``(times, n, channels, h, w)`` the images that the source's field sees there."""
-    latents = []
-    for t in times:
-        a, s = source.denoiser.process.coefficients(t)
-        latents.append(a * image + s * noise())
-    return latents, torch.stack([source(x, t).clean for t, x in zip(times, latents, strict=True)])
+@dataclass(frozen=True)
+class FlowEdit(Coupled):
+    """Coupled paths as published: each step carries on all that Euler's step does."""
+
+    steps: int = 20
+    carry: float = 1.0
+    name: ClassVar[str] = "flowedit"
 
 
-def carried(target: Field, times: Sequence[float], latents: Sequence[Tensor], said: Tensor) -> Tensor:
-    """The change of the image, from the last of the times to the first.
-
-    Args:
-        target: of the edit.
-        times: increasing.
-        latents: at all times but the first.
-        said: what the source's field sees in them.
-    """
-    process = target.denoiser.process
-    flows, moved = process.predicts == "flow", torch.zeros_like(latents[0])
-    steps = list(zip(pairwise(times), latents, said, strict=True))
-    for (t_next, t), x, before in reversed(steps):
-        a, s = process.coefficients(t)
-        a_next, s_next = process.coefficients(t_next)
-        share = 1 - (t_next / t if flows else s_next * a / (s * a_next))
-        asked = target(x + moved if flows else x + a * moved, t).clean
-        moved = moved + share * (asked - before - moved)
-    return moved
+def _times(process: Process, steps: int) -> list[float]:
+    """From the image on. Those of flows are the middles of even parts, shifted: at either end nothing moves."""
+    if process.predicts != "flow" or steps < 1:
+        return process.times(steps)
+    middles = ((k + 0.5) / steps for k in range(steps))
+    return [0.0, *(SHIFT * u / (1 + (SHIFT - 1) * u) for u in middles)]
