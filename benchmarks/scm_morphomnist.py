@@ -118,7 +118,7 @@ RECIPES = {
             "misreading": {"digit": 0.06},
         },
         {
-            "steps": 2_500,
+            "steps": 3_500,
             "learning_rate": 2e-3,
             "batch_size": 64,
             "ema": 0.995,
