@@ -43,7 +43,6 @@ from causal_cxr.audits.fidelity import Question, errors, mean_error_ratio, quest
 from causal_cxr.data.phantom import Phantom
 from causal_cxr.editors.diffusion import DiffusionEditor
 from causal_cxr.editors.diffusion.denoiser import Denoiser
-from causal_cxr.editors.diffusion.editor import default_inversion
 from causal_cxr.editors.diffusion.guidance import ClassifierFree
 from causal_cxr.editors.diffusion.inversion import INVERSIONS, Inversion, NullText
 from causal_cxr.editors.diffusion.process import Process
@@ -87,7 +86,7 @@ def renoised(editor: DiffusionEditor, prediction: str) -> DiffusionEditor:
     """An editor that fits a flow, as one that predicts noise or v under Stable Diffusion's schedule."""
     process = Process.from_scheduler({"prediction_type": prediction, **SCHEDULE})
     pipeline = replace(editor.pipeline, unet=Renoised(editor.unet, process), process=process)
-    return editor.using(pipeline=pipeline, inversion=default_inversion(process))
+    return editor.using(pipeline=pipeline)
 
 
 def guidance(method: Inversion, scale: float) -> ClassifierFree:

@@ -22,12 +22,12 @@ from causal_cxr.readers.reader import Reader
 WORLD = "portable"
 UNEDITED = 4_000  #: images of the unedited side
 TRIALS = Trials(composed=16, reversed=8)  #: few: a demonstration is to be over soon
-SCORED = 64  #: edited images scored against true counterfactuals
+SCORED = 32  #: edited images scored against true counterfactuals
 DEFAULT_EDITORS = ("diffusion", "scm")
 FOUND = ("causes", "mediated")  #: true relations that the rival without an editor finds alike
 
 
-def run_demo(out: Path, editors: Sequence[str] = DEFAULT_EDITORS, images: int = 400, seed: int = 0) -> dict[str, Any]:
+def run_demo(out: Path, editors: Sequence[str] = DEFAULT_EDITORS, images: int = 320, seed: int = 0) -> dict[str, Any]:
     """Audit on the world ``portable`` and write the report and ``summary.json``.
 
     Args:

@@ -22,10 +22,9 @@ from causal_cxr.editors.diffusion.captions import TEMPLATE, captions, named
 from causal_cxr.editors.diffusion.denoiser import Condition, Denoiser, Ledger
 from causal_cxr.editors.diffusion.guidance import ClassifierFree, Describe, Guidance, Request
 from causal_cxr.editors.diffusion.hub import located
-from causal_cxr.editors.diffusion.inversion.coupled import Coupled, FlowEdit
+from causal_cxr.editors.diffusion.inversion.coupled import Coupled
 from causal_cxr.editors.diffusion.inversion.inversion import Inversion
 from causal_cxr.editors.diffusion.pipeline import Pipeline
-from causal_cxr.editors.diffusion.process import Process
 from causal_cxr.editors.editor import Abduction, Edit
 from causal_cxr.graphs import Attribute, CausalGraph, attribute_from_dict
 
@@ -45,7 +44,8 @@ class DiffusionEditor:
     Args:
         pipeline: denoiser, text encoder, latent space and process.
         attributes: what captions name, in order.
-        inversion: the way to noise and back; :func:`default_inversion` unless given.
+        inversion: the way to noise and back; :class:`Coupled` unless given: exact, near least in error to true counterfactuals at
+            least cost, and lets go of what the target would not draw (``benchmarks/inversion.py`` puts all side by side).
         guidance: makes of a request what the image is redrawn under.
         template: of captions, see :mod:`~causal_cxr.editors.diffusion.captions`; what it cannot name cannot be set.
         accept: judges edits; those that it rejects are returned, and marked with its reasons.
@@ -83,7 +83,7 @@ class DiffusionEditor:
     ) -> None:
         self.pipeline, self.graph_attributes = pipeline, dict(attributes)
         self.attributes, self.template, self.accept = named(attributes, template), template, accept
-        self.inversion, self.guidance = inversion or default_inversion(pipeline.process), guidance or ClassifierFree()
+        self.inversion, self.guidance = inversion or Coupled(), guidance or ClassifierFree()
         self.fitted_on, self.size, self.renderer_version = fitted_on, size, renderer_version
         self.autocast, self.ledger = autocast, Ledger()
         self.cache = None if cache is None else Abductions(Path(cache))
@@ -339,14 +339,6 @@ class DiffusionEditor:
             f"{self.template}|{self.accept!r}"
         )
         return hashlib.sha256(method.encode()).hexdigest()[:16]
-
-
-def default_inversion(process: Process) -> Inversion:
-    """Exact, least or near least in error to true counterfactuals, and lets go of what the target would not draw.
-
-    ``benchmarks/inversion.py`` puts all side by side.
-    """
-    return Coupled() if process.predicts == "flow" else FlowEdit()
 
 
 @dataclass(frozen=True)
