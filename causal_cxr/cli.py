@@ -44,7 +44,7 @@ def demo(
         list[str] | None,
         typer.Option(help="diffusion, scm or oracle; may be given several times. Both shipped ones unless given."),
     ] = None,
-    images: Annotated[int, typer.Option(min=32, help="Images to edit.")] = 320,
+    images: Annotated[int, typer.Option(min=32, help="Images to edit.")] = 256,
 ) -> None:
     """Audit editors on a phantom whose truth is known."""
     from rich.console import Console

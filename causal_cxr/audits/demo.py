@@ -27,7 +27,7 @@ DEFAULT_EDITORS = ("diffusion", "scm")
 FOUND = ("causes", "mediated")  #: true relations that the rival without an editor finds alike
 
 
-def run_demo(out: Path, editors: Sequence[str] = DEFAULT_EDITORS, images: int = 320, seed: int = 0) -> dict[str, Any]:
+def run_demo(out: Path, editors: Sequence[str] = DEFAULT_EDITORS, images: int = 256, seed: int = 0) -> dict[str, Any]:
     """Audit on the world ``portable`` and write the report and ``summary.json``.
 
     Args:
