@@ -160,7 +160,7 @@ def test_a_method_has_all_figures_on_both_pipelines_and_none_where_it_has_no_mea
 def test_what_is_recorded_is_what_the_editors_benchmark_reads(tmp_path, monkeypatch):
     row = {"error": 0.2, "scale": 1.0, "evaluations": 40, "seconds": 0.5, "round_trip": {}}
     slow = {"error": 0.4, "scale": 3.0, "evaluations": 1_200, "seconds": 12.5, "round_trip": {}}
-    table = {"inversion": {"coupled": row}, "second": {"flowedit": row, "null_text": slow}}
+    table = {"inversion": {"coupled": row}, "second": {"coupled": row, "null_text": slow}}
     monkeypatch.setattr(inversion, "tabulated", lambda *_: table)
     monkeypatch.setattr(inversion, "overhead", lambda *_: [0.1, 0.03, 0.02])
     monkeypatch.setattr(inversion, "shared", lambda *_: {"one_evaluation_a_step": {"evaluations": 0.46}})
