@@ -1,4 +1,5 @@
-"""Which inversion? Exactness, cost and error to true counterfactuals, side by side; the default is chosen by this table.
+"""Which inversion? Exactness, cost and error to true counterfactuals, side by side. The default is chosen by this table, and by
+how far devices come and go in that of ``editors.py``.
 
     python benchmarks/inversion.py --json benchmarks/results/inversion.json
 

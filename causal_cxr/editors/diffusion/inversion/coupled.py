@@ -6,11 +6,10 @@ the target's field sees there less what the source's field sees in ``x_t``. Noth
 moves, so an edit that asks for nothing returns the image, bit for bit, under any network and precision. The source's
 predictions are made once an image.
 
-How much of the change so far each step carries on decides what an edit can let go of. All of what the solver's step leaves of it
-(FlowEdit) averages over all noises, and so over devices: each noise puts a device that the target would draw elsewhere, and
-each shows again the one that the image has. None of it makes the last noises decide alone, as edit-friendly noise does
-(:class:`~causal_cxr.editors.diffusion.inversion.DDPM`): things come and go as the network draws them, and so do details that
-nobody asked for.
+How much of the change so far each step carries on decides what an edit lets go of. All that the solver's step leaves of it
+(FlowEdit) makes the change an average over noises: what stays is held best, devices that the target would not draw among it. With
+none the change is what the fields disagree on at the last noise, seen in the image as changed until then: devices come and go
+more, and so do details that nobody asked for. ``benchmarks/editors.py`` measures FlowEdit beside the default, half.
 """
 
 from collections.abc import Callable
@@ -34,8 +33,8 @@ class Coupled:
 
     Written by the predicted images ``D`` and ``sigma = s / a``, in which the probability-flow ODE reads
     ``d(x / a) / d sigma = e`` (Song et al., ICLR 2021), the same for flows and for processes that preserve the variance: from
-    ``sigma`` to ``sigma'`` the change keeps a share ``carry sigma' / sigma``, and the rest becomes the change of ``D``.
-    No signal may be left and ``sigma`` infinite.
+    ``sigma`` to ``sigma'`` the change keeps a share ``carry sigma' / sigma``, and the rest becomes the change of ``D``;
+    where no signal is left ``sigma`` is infinite, and nothing is kept.
 
     Attributes:
         steps: evaluations.
@@ -84,7 +83,8 @@ class FlowEdit(Coupled):
 
 def _times(process: Process, steps: int) -> list[float]:
     """From the image on. Those of flows are the middles of even parts, shifted: at either end nothing moves."""
-    if process.predicts != "flow" or steps < 1:
-        return process.times(steps)
+    times = process.times(steps)
+    if process.predicts != "flow":
+        return times
     middles = ((k + 0.5) / steps for k in range(steps))
     return [0.0, *(SHIFT * u / (1 + (SHIFT - 1) * u) for u in middles)]
