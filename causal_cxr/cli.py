@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from causal_cxr.fitting.precision import Precision
+
 if TYPE_CHECKING:
     import pandas as pd
 
 What = Literal["lora", "denoiser", "joint", "tokens"]
 CaptionKind = Literal["full", "own"]
-Precision = Literal["bf16", "no"]
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Causal discovery and bias audit of chest X-ray data and models."

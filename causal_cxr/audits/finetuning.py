@@ -25,6 +25,7 @@ from causal_cxr.editors.finetune import (
     finetune,
     publish,
 )
+from causal_cxr.fitting.precision import Precision
 from causal_cxr.graphs import CausalGraph, Continuous, Contrast, default_contrasts
 from causal_cxr.readers.reader import Reader
 
@@ -109,7 +110,7 @@ def run_finetune(
     learning_rate: float | None,
     validate_every: int | None,
     patience: int | None,
-    mixed_precision: Literal["bf16", "no"],
+    mixed_precision: Precision,
     device: str,
     graphs: bool,
     seed: int,

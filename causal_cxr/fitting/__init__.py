@@ -1,4 +1,4 @@
-"""What every fit needs, whatever is fitted: a state that survives a kill, and a log that does not repeat itself."""
+"""What every fit needs, whatever is fitted: a state that survives a kill, a precision, and a log that does not repeat itself."""
 
 import lazy_loader
 

@@ -1,4 +1,5 @@
 from .log import Log
+from .precision import Precision, autocast
 from .resumable import ResumableFit, cosine
 
-__all__ = ["Log", "ResumableFit", "cosine"]
+__all__ = ["Log", "Precision", "ResumableFit", "autocast", "cosine"]

@@ -4,7 +4,7 @@ import copy
 import platform
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from causal_cxr.editors.finetune.loop import BATCH, EMA, Recipe, train
 from causal_cxr.editors.finetune.telling import Captions, Telling
 from causal_cxr.editors.finetune.trainable import LoRA, Trainable
 from causal_cxr.editors.finetune.watch import Watch
+from causal_cxr.fitting.precision import Precision
 
 
 def finetune(
@@ -36,7 +37,7 @@ def finetune(
     ema: float = EMA,
     seed: int = 0,
     watch: Watch | None = None,
-    mixed_precision: Literal["bf16", "no"] = "bf16",
+    mixed_precision: Precision = "bf16",
     device: str | torch.device = "cpu",
     graphs: bool = False,
     minutes: float | None = None,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from causal_cxr.editors.diffusion.process import Process
 from causal_cxr.editors.finetune.telling import Captions, Tokenised
 from causal_cxr.editors.finetune.watch import Watch
 from causal_cxr.fitting.log import Log
+from causal_cxr.fitting.precision import Precision
 from causal_cxr.fitting.resumable import ResumableFit, cosine
 
 BATCH = 64
@@ -53,7 +54,7 @@ class Recipe:
     batch_size: int = BATCH
     seed: int = 0
     ema: float = EMA
-    mixed_precision: Literal["bf16", "no"] = "bf16"
+    mixed_precision: Precision = "bf16"
     device: str | torch.device = "cpu"
     graphs: bool = False
     minutes: float | None = None

@@ -23,6 +23,7 @@ from causal_cxr.data.dataset import Dataset
 from causal_cxr.editors.scm.editor import SCMEditor, conditions
 from causal_cxr.editors.scm.fit import WARM_UP, beta_at, complete_rows, read, shifted
 from causal_cxr.editors.scm.image_model import pixel_noise, with_pixel_noise
+from causal_cxr.fitting.precision import Precision, autocast
 from causal_cxr.fitting.resumable import ResumableFit, cosine
 from causal_cxr.graphs import CausalGraph
 from causal_cxr.graphs.scm import SCM
@@ -56,6 +57,7 @@ def fine_tune(
     misreading: Mapping[str, float] | None = None,
     shift: int = 0,
     detail_only: bool = False,
+    mixed_precision: Precision = "no",
     save_every: int = 200,
     checkpoint: Path | None = None,
 ) -> SCMEditor:
@@ -87,6 +89,7 @@ def fine_tune(
         shift: as in the fit, see :func:`fit_image_model`.
         detail_only: train the ladder from its finest latents on (:meth:`ImageModel.detail`). The coarser ones, which hold
             the shape, stay as they are: nats may be made cheap in the finest without the shape moving there.
+        mixed_precision: as in the fit; predictors keep theirs.
         checkpoint: folder for resumable state, every ``save_every`` steps.
 
     Raises:
@@ -139,6 +142,7 @@ def fine_tune(
                 "fine-tuning", editor.fingerprint, dataset.fingerprint, rows.tolist(), sorted(predictors), targets, steps,
                 seed, batch_size, learning_rate, ema, slack, divergence_warm_up,
                 first_beta, first_price, last_price, weights, limits, shift, detail_only,
+                mixed_precision,
             ),
         )  # fmt: skip
         if "keep" in fit.extra:
@@ -172,9 +176,10 @@ def fine_tune(
                 chosen, target, codes, moved = plan.batch(step % AHEAD)
                 seen = batch(chosen, step)
                 beta = beta_at(step, divergence_warm_up, first_beta)
-                bound = model.bound(seen, factual[chosen], beta)
+                with autocast(device, mixed_precision):
+                    bound = model.bound(seen, factual[chosen], beta)
+                    decoded = model.decode(bound.noise, target.to(device), shape)
                 pixels = pixel_noise(seen, bound.location, bound.log_scale)
-                decoded = model.decode(bound.noise, target.to(device), shape)
                 edited = with_pixel_noise(*decoded, pixels, editor.residual)
                 errors = _misread(predictors, seen, edited, codes, moved, targets)
                 error = torch.stack([weights.get(name, 1.0) * each for name, each in errors.items()]).sum()

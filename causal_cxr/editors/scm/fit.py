@@ -20,6 +20,7 @@ from causal_cxr.editors.scm.editor import SCMEditor, conditions, n_conditions
 from causal_cxr.editors.scm.hvae import HierarchicalVAE
 from causal_cxr.editors.scm.image_model import ImageModel
 from causal_cxr.editors.scm.vae import ConditionalVAE
+from causal_cxr.fitting.precision import Precision, autocast
 from causal_cxr.fitting.resumable import ResumableFit, cosine
 from causal_cxr.graphs import CausalGraph
 from causal_cxr.graphs.scm import SCM
@@ -51,6 +52,7 @@ def fit_image_model(
     checkpoint: Path | None = None,
     minutes: float | None = None,
     device: str = "cpu",
+    mixed_precision: Precision = "no",
 ) -> SCMEditor:
     """Fit attribute mechanisms and image mechanism to the rows; AdamW, warm-up, cosine decay, an EMA of the weights.
 
@@ -78,6 +80,7 @@ def fit_image_model(
         checkpoint: folder for resumable state, written whole or not at all; a killed fit goes on from it.
         minutes: stop early after so much wall time (then the result depends on the machine; the card must say so).
         device: to fit on; the editor stays there.
+        mixed_precision: of the network's computations; weights and distributions keep theirs.
 
     Raises:
         ValueError: fewer than two patients have all attributes.
@@ -121,6 +124,7 @@ def fit_image_model(
                 divergence_warm_up,
                 first_beta,
                 shift,
+                mixed_precision,
             ),
         )
         bound, waited = float(fit.extra.get("bound", torch.inf)), int(fit.extra.get("waited", 0))
@@ -136,7 +140,8 @@ def fit_image_model(
                 chosen = rng.choice(seen, min(batch_size, len(seen)), replace=False)
                 torch.manual_seed(seed * 1_000_003 + step)
                 batch = shifted(images[chosen].float(), shift, rng).to(device)
-                loss = model.bound(batch, condition[chosen], beta_at(step, divergence_warm_up, first_beta)).value
+                with autocast(device, mixed_precision):
+                    loss = model.bound(batch, condition[chosen], beta_at(step, divergence_warm_up, first_beta)).value
                 fit.descend(loss, learning_rate * cosine(step, steps, WARM_UP))
                 progress.update(task, completed=step + 1)
                 if (step + 1) % evaluate_every and step + 1 < steps:

@@ -71,12 +71,14 @@ class _LatentRung(nn.Module):
         self, prior: Tensor, image: Tensor, embedded: Tensor, seen: Tensor | None, choose: Choose
     ) -> tuple[Tensor, Tensor]:
         """The two streams after this rung; ``choose`` gives z."""
+        whole = self.to_image.weight.dtype  # autocast halves the streams' precision, not that of the distributions
         said = self.prior(prior, embedded)
         location, log_scale, features = said.tensor_split((self.latent, 2 * self.latent), dim=1)
+        location, log_scale = location.to(whole), log_scale.to(whole)
         if seen is None:
             mean, std = torch.zeros_like(location), torch.ones_like(location)
         else:
-            mean, raw = self.posterior(torch.cat([image, seen], 1), embedded).chunk(2, dim=1)
+            mean, raw = self.posterior(torch.cat([image, seen], 1), embedded).to(whole).chunk(2, dim=1)
             std = F.softplus(raw + SOFTPLUS_OF_ONE) + LEAST_STD
         z = choose(location, log_scale.clamp(max=MOST_LOG_SCALE).exp(), mean, std)
         if self.to_prior is not None:
@@ -407,7 +409,8 @@ class HierarchicalVAE(ImageModel):
         return image
 
     def _pixels(self, image: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        location, log_scale = self.leave(F.silu(image)).chunk(2, dim=1)
+        with torch.autocast(image.device.type, enabled=False):  # eight bits are a grey level's own width
+            location, log_scale = self.leave(F.silu(image.to(self.leave.weight.dtype))).chunk(2, dim=1)
         location = F.pixel_shuffle(location, self.stem)[..., : shape[0], : shape[1]] + 0.5
         return location, F.pixel_shuffle(log_scale, self.stem)[..., : shape[0], : shape[1]] + FIRST_LOG_SCALE
 

@@ -125,7 +125,9 @@ class ConditionalVAE(ImageModel):
         x = self.expand(placed(noise[0]) if self.size is None else torch.cat([noise[0].flatten(1), condition], 1))
         for i, block in enumerate(self.decoding):
             x = block(self.up[i - 1](F.interpolate(x, scale_factor=2.0)) if i else x, condition)
-        x = F.pixel_shuffle(self.leave(x), UNSHUFFLE)[..., : shape[0], : shape[1]]
+        with torch.autocast(x.device.type, enabled=False):  # eight bits are a grey level's own width
+            x = self.leave(x.to(self.leave.weight.dtype))
+        x = F.pixel_shuffle(x, UNSHUFFLE)[..., : shape[0], : shape[1]]
         if self.fixed:
             return x + 0.5, torch.full_like(x, math.log(self.settings["scale"]))
         return x[:, :1] + 0.5, x[:, 1:] + math.log(self.settings["scale"])
@@ -159,5 +161,5 @@ class ConditionalVAE(ImageModel):
         x = self.enter(placed(F.pixel_unshuffle(padded(images - 0.5, REDUCTION), UNSHUFFLE)))
         for i, block in enumerate(self.encoding):
             x = block(self.down[i - 1](x) if i else x, condition)
-        mean, raw = self.posterior(x).chunk(2, dim=1)
+        mean, raw = self.posterior(x).to(self.leave.weight.dtype).chunk(2, dim=1)
         return mean, F.softplus(raw) + 1e-4

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.fitting.log import Log
+from causal_cxr.fitting.precision import Precision, autocast
 from causal_cxr.fitting.resumable import ResumableFit, cosine
 from causal_cxr.readers.clip.corpus import Corpus, sentences_of
 from causal_cxr.readers.clip.curves import retrieval, zero_shot
@@ -92,7 +93,7 @@ def finetune_clip(
     weight_decay: float = 0.05,
     seed: int = 0,
     device: str | torch.device = "cpu",
-    mixed_precision: Literal["bf16", "no"] = "bf16",
+    mixed_precision: Precision = "bf16",
     held_out: HeldOut | None = None,
     minutes: float | None = None,
     checkpoint: str | Path | None = None,
@@ -239,11 +240,11 @@ class _Pairs:
 
     def __init__(
         self, model: Any, reader: CLIPReader, dataset: Dataset, rows: np.ndarray, own: np.ndarray, corpus: Corpus,
-        train: str, batch_size: int, mixed_precision: str,
+        train: str, batch_size: int, mixed_precision: Precision,
     ) -> None:  # fmt: skip
         self.model, self.preprocess, self.dataset, self.rows = model, reader.preprocess, dataset, rows
         self.own, self.corpus, self.batch_size = own, corpus, batch_size
-        self.device, self.mixed = model.logit_scale.device, mixed_precision == "bf16"
+        self.device, self.mixed_precision = model.logit_scale.device, mixed_precision
         self.tokens = tokenise(reader.tokenizer, corpus.sentences)
         self.seen = image_features(model, self.preprocess, dataset, rows) if train == "text" else None
         self.said = text_features(model, self.tokens) if train == "image" else None
@@ -255,7 +256,7 @@ class _Pairs:
         """``(b, s)`` cosines and ``(b, s)`` 1 where the image's report has the sentence."""
         picked = draw.integers(0, len(self.rows), size=self.batch_size)
         chosen, positive = self.corpus.drawn(self.own[picked], SENTENCES, draw)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+        with autocast(self.device, self.mixed_precision):
             image, text = self._images(picked), self._sentences(chosen)
         return image.float() @ text.float().T, torch.from_numpy(positive).to(self.device)
 

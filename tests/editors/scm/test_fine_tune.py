@@ -196,6 +196,18 @@ def test_detail_alone_is_trained_and_the_coarse_latents_stay() -> None:
     assert all(parameter.requires_grad for parameter in tuned.image_model.parameters())
 
 
+def test_fits_in_half_precision_learn_as_much(fitted: SCMEditor) -> None:
+    half = fit_image_model(
+        DATA, ROWS, GRAPH, lambda n: ConditionalVAE(n, width=16), steps=120, evaluate_every=40, residual=0.0,
+        mixed_precision="bf16",
+    )  # fmt: skip
+    assert not torch.equal(half.image_model.leave.weight, fitted.image_model.leave.weight)
+    assert bound(half) == pytest.approx(bound(fitted), abs=0.1)
+    tuned = [fine_tune(fitted, DATA, ROWS, PREDICTORS, steps=60, mixed_precision=p) for p in ("no", "bf16")]
+    assert misread(tuned[1]) < 0.7 * misread(fitted)
+    assert misread(tuned[1]) == pytest.approx(misread(tuned[0]), rel=0.2)
+
+
 def test_one_latent_map_has_no_detail_to_train(fitted: SCMEditor) -> None:
     with pytest.raises(ValueError, match="detail_only needs a ladder of latents, and ConditionalVAE has none"):
         fine_tune(fitted, DATA, ROWS, PREDICTORS, steps=1, detail_only=True)

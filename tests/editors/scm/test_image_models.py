@@ -9,6 +9,7 @@ from torch.distributions import Normal, kl_divergence
 
 from causal_cxr.editors.scm import ConditionalVAE, HierarchicalVAE, ImageModel
 from causal_cxr.editors.scm.hvae import MOST_LOG_SCALE
+from causal_cxr.fitting import autocast
 
 LADDER = {"stages": ((2, 16, 2, 3), (4, 16, 1, 3), (8, 16, 1, 0), (16, 24, 1, 3))}
 MODELS = {
@@ -94,6 +95,21 @@ def test_only_mediating_latents_are_told_the_mediators_attributes() -> None:
 def test_every_weight_takes_part_in_the_bound(model: ImageModel) -> None:
     model.bound(*batch())[0].backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_layers_in_half_precision_leave_bound_pixels_and_gradients_in_full(model: ImageModel) -> None:
+    images, condition = batch()
+    bounds = []
+    for precision in ("no", "bf16"):
+        torch.manual_seed(0)
+        with autocast("cpu", precision):
+            bounds.append(model.bound(images, condition))
+    full, half = bounds
+    assert {x.dtype for x in (half.value, half.location, half.log_scale, *half.noise)} == {torch.float32}
+    torch.testing.assert_close(half.value, full.value, rtol=0.02, atol=0)
+    assert not torch.equal(half.location, full.location)
+    half.value.backward()
+    assert {p.grad.dtype for p in model.parameters() if p.grad is not None} == {torch.float32}
 
 
 @torch.no_grad()
