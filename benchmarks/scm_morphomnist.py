@@ -385,7 +385,8 @@ def told(args: argparse.Namespace, stage: str) -> str:
     options = options_of(args)
     names = list(options)
     so_far = {name: options[name] for name in names[: names.index(stage) + 1]}
-    return json.dumps([args.model, args.seed, so_far])
+    weights = {"divergence_weights": RECIPES[args.model].detail_weights} if stage == DETAILED else {}
+    return json.dumps([args.model, args.seed, so_far | weights])
 
 
 def fitted(args: argparse.Namespace, dataset: MorphoMNIST) -> dict[str, Stage]:
