@@ -87,11 +87,13 @@ def test_a_change_outside_of_what_truth_changes_is_seen_there(judge):
     assert noisy["distance"] > clean["distance"]
 
 
-def test_the_sheet_has_a_column_for_each_editor_beside_the_truth(judge, tmp_path):
+def test_the_sheet_has_a_block_a_contrast_and_in_it_a_column_for_each_editor_beside_the_truth(judge, tmp_path):
     made = {"nothing": [one.images for one in judge.asked], "other": [one.redraw for one in judge.asked]}
     contact_sheet.contact_sheet(tmp_path / "sheet.png", judge.asked, made)
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.size[0] == 4 * (2 * 64 + contact_sheet.GAP)
+        block = 4 * (2 * 64 + contact_sheet.GAP), 2 * contact_sheet.EACH * (2 * 64 + contact_sheet.TEXT)
+        lines = -(-len(judge.asked) // contact_sheet.ACROSS)
+        assert sheet.size == (2 * block[0] + 4 * contact_sheet.GAP, lines * block[1])
 
 
 def test_seconds_are_of_what_was_done():
