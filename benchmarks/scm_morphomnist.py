@@ -129,7 +129,7 @@ RECIPES = {
             "last_price": 0.03,
             "attribute_weights": {"digit": 5.0, "thickness": 6.0},
         },
-        (0.1, 1, 1, 0.25),
+        (0.05, 1, 1, 0.25),
     ),
 }
 FIT: dict[str, Any] = {"learning_rate": 1e-3, "weight_decay": 0.01, "ema": 0.999, "patience": 8, "evaluate_every": 250}

@@ -25,7 +25,6 @@ from causal_cxr.editors.finetune import (
     finetune,
     publish,
 )
-from causal_cxr.fitting.precision import Precision
 from causal_cxr.graphs import CausalGraph, Continuous, Contrast, default_contrasts
 from causal_cxr.readers.reader import Reader
 
@@ -110,7 +109,7 @@ def run_finetune(
     learning_rate: float | None,
     validate_every: int | None,
     patience: int | None,
-    mixed_precision: Precision,
+    mixed_precision: Literal["bf16", "no"],
     device: str,
     graphs: bool,
     seed: int,
