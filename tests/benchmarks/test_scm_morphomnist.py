@@ -178,6 +178,13 @@ def test_a_recipe_is_one_that_the_fits_take_stage_by_stage(model, monkeypatch, t
     assert third["tuned"].seconds != stages["tuned"].seconds
 
     # One that was fitted otherwise is not taken for it.
+    if model == "hvae":
+        with monkeypatch.context() as other:
+            other.setitem(
+                benchmark.RECIPES, model, dataclasses.replace(RECIPES[model], detail_weights=(0.5, 1, 1, 0.25))
+            )
+            with pytest.raises(ValueError, match=r"detailed was fitted by .* give --stages another folder"):
+                benchmark.fitted(asked, data)
     asked.seed = 1
     with pytest.raises(ValueError, match="give --stages another folder"):
         benchmark.fitted(asked, data)

@@ -20,7 +20,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from causal_cxr.editors.scm.image_model import Bound, ImageModel, divergence, padded, placed
+from causal_cxr.editors.scm.image_model import Bound, ImageModel, divergence, in_full, padded, placed
 from causal_cxr.editors.scm.likelihood import LIKELIHOODS, pixel_distribution
 
 EMBEDDED = 64  #: numbers that the attributes become before they reach the blocks
@@ -409,8 +409,7 @@ class HierarchicalVAE(ImageModel):
         return image
 
     def _pixels(self, image: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        with torch.autocast(image.device.type, enabled=False):  # eight bits are a grey level's own width
-            location, log_scale = self.leave(F.silu(image.to(self.leave.weight.dtype))).chunk(2, dim=1)
+        location, log_scale = in_full(self.leave, F.silu(image)).chunk(2, dim=1)
         location = F.pixel_shuffle(location, self.stem)[..., : shape[0], : shape[1]] + 0.5
         return location, F.pixel_shuffle(log_scale, self.stem)[..., : shape[0], : shape[1]] + FIRST_LOG_SCALE
 

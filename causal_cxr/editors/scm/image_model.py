@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +93,12 @@ def with_pixel_noise(location: Tensor, log_scale: Tensor, noise: Tensor, residua
 def divergence(mean: Tensor, std: Tensor) -> Tensor:
     """``(n,)``, nats from a normal to the standard normal, summed over all but the first axis."""
     return (0.5 * (mean.square() + std.square() - 1) - std.log()).flatten(1).sum(1)
+
+
+def in_full(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """The layer in its weights' precision even under autocast: of pixels, eight bits are a grey level's own width."""
+    with torch.autocast(x.device.type, enabled=False):
+        return cast(Tensor, layer(x.to(layer.weight.dtype)))
 
 
 def padded(images: Tensor, multiple: int) -> Tensor:

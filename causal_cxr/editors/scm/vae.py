@@ -17,7 +17,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from causal_cxr.editors.scm.image_model import Bound, ImageModel, divergence, padded, placed
+from causal_cxr.editors.scm.image_model import Bound, ImageModel, divergence, in_full, padded, placed
 from causal_cxr.editors.scm.likelihood import LIKELIHOODS, pixel_distribution
 
 REDUCTION = 16  #: of the sides, from image to latent map
@@ -125,9 +125,7 @@ class ConditionalVAE(ImageModel):
         x = self.expand(placed(noise[0]) if self.size is None else torch.cat([noise[0].flatten(1), condition], 1))
         for i, block in enumerate(self.decoding):
             x = block(self.up[i - 1](F.interpolate(x, scale_factor=2.0)) if i else x, condition)
-        with torch.autocast(x.device.type, enabled=False):  # eight bits are a grey level's own width
-            x = self.leave(x.to(self.leave.weight.dtype))
-        x = F.pixel_shuffle(x, UNSHUFFLE)[..., : shape[0], : shape[1]]
+        x = F.pixel_shuffle(in_full(self.leave, x), UNSHUFFLE)[..., : shape[0], : shape[1]]
         if self.fixed:
             return x + 0.5, torch.full_like(x, math.log(self.settings["scale"]))
         return x[:, :1] + 0.5, x[:, 1:] + math.log(self.settings["scale"])
