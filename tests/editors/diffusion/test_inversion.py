@@ -45,17 +45,21 @@ def process(predicts: str, **options) -> Process:
 
 
 class GaussianNetwork:
-    """What the best network says of images that are normal about a mean, which is all that their caption tells."""
+    """What the best network says of images that are normal about a mean, which is all that their caption tells.
 
-    def __init__(self, process: Process) -> None:
-        self.process = process
+    Of captions with the mean 0 they vary more: the ``silent`` deviation.
+    """
+
+    def __init__(self, process: Process, silent: float = DEVIATION) -> None:
+        self.process, self.silent = process, silent
 
     def __call__(self, x: Tensor, time: Tensor, encoder_hidden_states: Tensor) -> SimpleNamespace:
         t = float(time[0])
         a, s = self.process.coefficients(t / 1000 if self.process.predicts == "flow" else t)
         mean = encoder_hidden_states[:, 0].reshape(x.shape)
-        surprise = (x - a * mean) / ((a * DEVIATION) ** 2 + s**2)
-        clean, noise = mean + a * DEVIATION**2 * surprise, s * surprise
+        deviation = DEVIATION if mean.any() else self.silent
+        surprise = (x - a * mean) / ((a * deviation) ** 2 + s**2)
+        clean, noise = mean + a * deviation**2 * surprise, s * surprise
         return SimpleNamespace(sample=self.process.target(clean, noise, torch.tensor(a), torch.tensor(s)))
 
 
@@ -208,6 +212,21 @@ def test_coupled_paths_move_further_the_less_is_carried_on_and_to_the_new_mean_i
     torch.testing.assert_close(nothing, torch.ones_like(nothing), atol=0.02, rtol=0)
     assert nothing.mean() > half.mean() > all_of_it.mean() > 0
     torch.testing.assert_close(all_of_it, moved(FlowEdit(12), gaussian(predicts), target))
+
+
+@pytest.mark.parametrize("predicts", PREDICTS)
+def test_opposite_noises_leave_less_of_an_edit_to_chance(predicts):
+    """Where the target's images vary more than the source's, what a noise moves is linear in it."""
+    kind, silence = process(predicts), Condition(torch.zeros_like(MEANS.text))
+    field = Captioned(Denoiser(GaussianNetwork(kind, silent=1.0), kind), MEANS, ELSEWHERE)
+
+    def spread(method: Coupled) -> float:
+        paths = (method.invert(field, IMAGE, chance(seed)) for seed in range(20))
+        edits = [method.redraw(path, Captioned(field.denoiser, silence, ELSEWHERE)) for path in paths]
+        return float(torch.stack(edits).std(0).mean())
+
+    apart, opposite = spread(Coupled(12, antithetic=False)), spread(Coupled(12))
+    assert opposite < 0.5 * apart
 
 
 @pytest.mark.parametrize("carry", [-0.1, 1.1])
