@@ -11,6 +11,9 @@ drawn included. Images are of patients that neither has seen. ``summary``:
   16 true counterfactuals, mean over attributes that show, 0 = an oracle sampler, 1 = doing nothing; ``low`` and ``high``
   a 95% patient bootstrap; ``attributes`` the same of each.
 - ``short_over_long``: of the errors; ``within_a_tenth``: it is at most 1.1.
+- ``moved``: of each, how far other signs go along with what is set, as a share of how far they go in truth, in the cells (attribute,
+  direction, sign) in which they do by :data:`MOVES` or more; a classifier of the world's signs reads them. The error does not see that: among
+  16 true counterfactuals are some without a device. The base has seen every finding, and no co-occurrence.
 - ``fitted``: what their cards say of steps, images and hardware.
 """
 
@@ -25,15 +28,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from editors import Judge
 from record import record
 
-from causal_cxr.audits.fidelity import Question, answers, error_ratios, errors, mean_error_ratio, questions
+from causal_cxr.audits.fidelity import answers, error_ratios, errors, mean_error_ratio
 from causal_cxr.audits.finetuning import from_world, run_finetune
 from causal_cxr.data.phantom.world import World
 from causal_cxr.editors.diffusion import DiffusionEditor
-from causal_cxr.graphs import default_contrasts
 
 ENOUGH = 1.1  #: times the long one's error
+MOVES = 0.2  #: of the intended change: by this much a sign goes along in truth
+READER = "network"
 TOLD = ("data", "fitted", "steps", "hardware")  #: lines of a card
 
 
@@ -60,11 +65,23 @@ def told(card: Path) -> dict[str, str]:
     return {name: lines[name] for name in TOLD}
 
 
-def judged(editor: DiffusionEditor, asked: list[Question], factual: pd.DataFrame, *, seed: int) -> dict[str, Any]:
-    """The editor's error to the truth, in all and by attribute."""
-    made = answers(editor, asked[0].images, factual, [question.target for question in asked], seed=seed)
-    found = pd.concat([errors(*pair) for pair in zip(asked, made, strict=True)], ignore_index=True)
-    return {**mean_error_ratio(found, seed=seed), "attributes": error_ratios(found, seed=seed).T.to_dict()}
+def judged(editor: DiffusionEditor, judge: Judge) -> dict[str, Any]:
+    """The editor's error to the truth, in all and by attribute, and how far other signs go along."""
+    made = answers(editor, judge.images, judge.factual, [question.target for question in judge.asked], seed=judge.seed)
+    found = pd.concat([errors(*pair) for pair in zip(judge.asked, made, strict=True)], ignore_index=True)
+    by_attribute = error_ratios(found, seed=judge.seed).T.to_dict()
+    return {
+        **mean_error_ratio(found, seed=judge.seed),
+        "attributes": by_attribute,
+        "moved": moved(judge.leak_by(READER, made).cells),
+    }
+
+
+def moved(cells: pd.DataFrame) -> float:
+    """Share of the true movement of other signs, in the cells of a leak in which there is some."""
+    along = cells[~cells["own"] & (cells["true"].abs() >= MOVES)]
+    made, true = along["made"] * np.sign(along["true"]), along["true"].abs()
+    return float((made * along["n"]).sum() / (true * along["n"]).sum())
 
 
 def compared(errors: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -88,20 +105,23 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    world, about = World.load(args.world), {"long": told(args.long / "card.md")}
-    phantom, rows = world.sample(args.images, args.seed), np.arange(args.images)
-    contrasts = default_contrasts(phantom.graph, world.content.shifts)
+    judge, about = Judge(World.load(args.world), args.images, args.seed), {"long": told(args.long / "card.md")}
     with tempfile.TemporaryDirectory() as unkept:
         out = args.folder or Path(unkept)
         minutes = fitted(args.world, out, images=args.fit_images, steps=args.fit_steps, seed=args.fit_seed)
         about["short"] = told(out / "card.md")
         base = DiffusionEditor.from_shipped("diffusion-base")
         editors = {"base": base, "short": base.adapted(out), "long": base.adapted(args.long)}
-        asked = questions(phantom, rows, contrasts, k=16, seed=args.seed)
-        found = {name: judged(editor, asked, phantom.attributes, seed=args.seed) for name, editor in editors.items()}
-    summary = {"minutes": minutes, "threads": args.threads, **compared(found), "error": found, "fitted": about}
+        found = {name: judged(editor, judge) for name, editor in editors.items()}
+    along = {name: one.pop("moved") for name, one in found.items()}
+    summary = {
+        "minutes": minutes, "threads": args.threads, **compared(found), "moved": along, "error": found, "fitted": about,
+    }  # fmt: skip
     for name, one in found.items():
-        print(f"{name:6} error {one['ratio']:.3f} [{one['low']:.3f}, {one['high']:.3f}]")
+        print(
+            f"{name:6} error {one['ratio']:.3f} [{one['low']:.3f}, {one['high']:.3f}], other signs go along by "
+            f"{along[name]:.2f} of the truth"
+        )
     print(f"the short fit took {minutes:.1f} minutes; its error is {summary['short_over_long']:.3f} of the long one's")
     record(args.json, seed=args.seed, summary=summary)
 
