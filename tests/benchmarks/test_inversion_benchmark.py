@@ -149,7 +149,7 @@ def test_a_method_has_all_figures_on_both_pipelines_and_none_where_it_has_no_mea
     setting = inversion.Setting(3, 1, 1, seed=3, editor="shipped", second=None, prediction="epsilon", steps=2)
     for pipeline in ("inversion", "second"):
         row = inversion.figures(setting, pipeline, FlowEdit.name)
-        assert row["settings"] == "FlowEdit(steps=2, carry=1.0)"
+        assert row["settings"] == "FlowEdit(steps=2, carry=1.0, antithetic=False)"
         assert row["evaluations"] == {1.0: 4, 3.0: 6}[row["scale"]]
         assert row["error"] == min(each["ratio"] for each in row["errors"].values())
         assert row["round_trip"] == {kind: {"1": 0.0, "3": 0.0} for kind in ("float32", "bfloat16")}
