@@ -104,6 +104,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the short fit's adapter is kept")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    if args.folder and args.folder.exists() and any(args.folder.iterdir()):
+        parser.error(
+            f"{args.folder} is not empty: a fit there would be taken up, and the minutes be wrong; name another."
+        )
     torch.set_num_threads(args.threads)
     judge, about = Judge(World.load(args.world), args.images, args.seed), {"long": told(args.long / "card.md")}
     with tempfile.TemporaryDirectory() as unkept:
