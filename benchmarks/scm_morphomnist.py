@@ -127,9 +127,9 @@ RECIPES = {
             "ema": 0.995,
             "first_price": 1.0,
             "last_price": 0.03,
-            "attribute_weights": {"digit": 5.0, "thickness": 10.0},
+            "attribute_weights": {"digit": 5.0, "thickness": 8.0},
         },
-        (0.05, 1, 1, 0.25),
+        (0.04, 1, 1, 0.25),
     ),
 }
 FIT: dict[str, Any] = {"learning_rate": 1e-3, "weight_decay": 0.01, "ema": 0.999, "patience": 8, "evaluate_every": 250}

@@ -164,7 +164,7 @@ def test_a_recipe_is_one_that_the_fits_take_stage_by_stage(model, monkeypatch, t
     assert len({stage.editor.fingerprint for stage in stages.values()}) == len(stages)
     assert all(stage.seconds > 0 and stage.hardware == "1 CPU thread" for stage in stages.values())
     if model == "hvae":
-        assert stages["detailed"].editor.image_model.settings["divergence_weights"] == [0.05, 1, 1, 0.25]
+        assert stages["detailed"].editor.image_model.settings["divergence_weights"] == [0.04, 1, 1, 0.25]
 
     # What is kept is found again, and only what is not is fitted.
     again = benchmark.fitted(asked, data)
