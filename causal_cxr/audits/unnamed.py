@@ -52,8 +52,8 @@ class UnnamedSearch:
     """That an audit looks for signs which nobody has named.
 
     Attributes:
-        features: frozen, in which edited and null edits are compared; embeddings that were trained on radiographs and
-            text see more than pixels or gradients.
+        features: frozen, in which edited and null edits are compared. Embeddings that were trained on radiographs and
+            text serve best: gradients hold more signs, but the search takes attributes' looks for signs there.
         search: settings.
         phrases: names the nearest phrases of each component; no part of the search.
         without: concepts whose names are withheld, as if the vocabulary lacked them: neither do their scores mark a
