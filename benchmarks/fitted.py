@@ -242,12 +242,14 @@ def _fit_adapter(world: World, start: Any, steps: int, folder: Path, **options: 
 
 
 def _unspoken(world: World) -> set[str]:
-    """Attributes that no caption of the shipped base named: its text encoder never learnt their words."""
+    """Attributes that no caption of the shipped base named, or not in these words: its text encoder never learnt them."""
     from causal_cxr.editors import DiffusionEditor
     from causal_cxr.weights import shipped
 
     spoken = DiffusionEditor.from_pretrained(shipped(f"{DIFFUSION}-base")).graph_attributes
-    return set(world.declared.labelled) - set(spoken)
+    attributes = world.declared.attributes
+    return {name for name in world.declared.labelled
+            if name not in spoken or attributes[name].phrases != spoken[name].phrases}  # fmt: skip
 
 
 def _fit_whole(world: World, start: Any, steps: int, folder: Path) -> None:

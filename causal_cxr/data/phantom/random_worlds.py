@@ -15,8 +15,21 @@ HIDDEN = (
     "sternal_wires", "laterality_marker", "arrow_stamp", "portable_marker", "collimation_border", "arms",
     "breast_implant", "jewellery", "exposure_style", "control_dot", "control_bar", "control_ring",
 )  # fmt: skip
-LEVELS = {"sex": ["male", "female"], "view": ["PA", "AP"], "weekday": ["weekday", "weekend"],
-          "exposure_style": ["standard", "hard"]}  # fmt: skip
+#: What captions call the levels of attributes, as in the named worlds: an editor that knows one world's words knows all.
+WORDS: dict[str, dict[Any, list[str] | str]] = {
+    "sex": {"male": ["man", "male"], "female": ["woman", "female"]},
+    "weekday": {"weekday": ["on a weekday", "during the week"], "weekend": ["at the weekend", "on a weekend"]},
+    "cardiomegaly": {0: ["normal heart", "heart not enlarged"], 1: ["cardiomegaly", "enlarged heart"]},
+    "effusion": {0: ["no effusion", "clear bases"], 1: ["pleural effusion", "effusion"]},
+    "pneumothorax": {0: ["no pneumothorax", "lung fully expanded"], 1: ["pneumothorax", "collapsed lung"]},
+    "pneumonia": {0: ["no pneumonia", "clear lungs"], 1: ["pneumonia", "consolidation"]},
+    "oedema": {0: ["no oedema", "no congestion"], 1: ["pulmonary oedema", "congestion"]},
+    "nodule": {0: ["no nodule", "no mass"], 1: ["nodule", "lung nodule"]},
+    "view": {"PA": ["PA view", "PA projection"], "AP": ["AP view", "AP projection"]},
+    "ecg_leads": {0: "no ECG leads", 1: "ECG leads"},
+    "exposure_style": {"standard": "standard exposure", "hard": "hard exposure"},
+}
+YEARS = ["{value:.0f} year old", "aged {value:.0f}"]
 LOWEST, HIGHEST = 0.25, 0.75  #: no attribute is rarer or more frequent
 
 
@@ -109,19 +122,11 @@ def _labelled(count: int, rng: np.random.Generator) -> list[str]:
 
 
 def _attribute(name: str, concealed: bool) -> dict[str, Any]:
-    entry: dict[str, Any] = {"name": name, "type": "binary", "hidden": concealed}
     if name == "age":
-        return {
-            "name": name,
-            "type": "continuous",
-            "unit": "years",
-            "low": 20,
-            "high": 90,
-            "phrases": ["{value:.0f} year old"],
-        }
-    if name in LEVELS:
-        entry["levels"] = LEVELS[name]
-    return entry
+        return {"name": name, "type": "continuous", "unit": "years", "low": 20, "high": 90, "phrases": YEARS}
+    thing = name.replace("_", " ")
+    words = WORDS.get(name, {0: f"no {thing}", 1: thing})
+    return {"name": name, "type": "binary", "hidden": concealed, "levels": list(words), "phrases": words}
 
 
 def _mechanism(name: str, causes: dict[str, float], rng: np.random.Generator) -> dict[str, Any]:

@@ -36,6 +36,17 @@ def test_the_same_seed_gives_the_same_world_and_others_give_others():
     assert len(set(prints)) == 3
 
 
+def test_random_worlds_call_things_what_the_named_worlds_call_them():
+    """Else an editor that was fitted to named worlds would be asked in words that it never read."""
+    named = {}
+    for name in World.names():
+        named |= World.load(name).graph.attributes
+    random = World.random(0, labelled=10, hidden=19).graph
+    assert set(random.labelled) <= named.keys()
+    for name in random.attributes.keys() & named.keys():
+        assert random.attributes[name].phrases == named[name].phrases, name
+
+
 def test_a_random_world_can_be_written_down_and_read_again():
     world = World.random(5, confounding=0.5)
     assert World.from_dict(world.to_dict()).fingerprint == world.fingerprint
