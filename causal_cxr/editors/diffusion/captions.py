@@ -22,6 +22,7 @@ from causal_cxr.graphs import Attribute, Continuous
 
 TEMPLATE = "chest x-ray , {}"
 ALL, FINDINGS = "", "findings"  #: slots of whatever has no slot of its own
+PARAPHRASES = 8  #: of a value, at most, that are looked at for words that a model has read
 _JOINED = {ALL: " , ", FINDINGS: ", "}
 _PIECES = re.compile(r"(\[|\]|\{[^{}\[\]]*\})")
 
@@ -146,3 +147,33 @@ def _filled(parts: Parts, words: Mapping[str, str]) -> tuple[str, bool]:
             inner, inner_said = _filled(part, words)
             text, said = text + (inner if inner_said else ""), said or inner_said
     return text, said
+
+
+def strangely_worded(
+    attributes: Mapping[str, Attribute], read: Mapping[str, Attribute]
+) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Attributes that share a name with one whose words a model has read, and have other words for it.
+
+    Args:
+        attributes: what captions are to name.
+        read: what the captions named with which the model was fitted.
+
+    Returns:
+        attribute -> the default words of one of its values, and the words that were read of that value.
+
+    >>> from causal_cxr.graphs import Binary
+    >>> strangely_worded({"heart": Binary("heart")}, {"heart": Binary("heart", phrases={0: "normal", 1: "enlarged"})})
+    {'heart': ('heart 1', ('enlarged',))}
+    """
+    strange = {}
+    for name in attributes.keys() & read.keys():
+        ours, theirs = attributes[name], read[name]
+        for value in (theirs.high,) if isinstance(theirs, Continuous) else theirs.levels:
+            try:
+                said = ours.phrase(value)
+            except ValueError:  # no value of ours
+                continue
+            known = tuple(dict.fromkeys(theirs.phrase(value, i) for i in range(PARAPHRASES)))
+            if said not in known:
+                strange[name] = said, known
+    return strange

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from causal_cxr.data.patients import pack, unpack
 from causal_cxr.data.whole_file import write_json
 from causal_cxr.editors.acceptance import Acceptance
 from causal_cxr.editors.diffusion.abductions import Abductions
-from causal_cxr.editors.diffusion.captions import TEMPLATE, captions, named
+from causal_cxr.editors.diffusion.captions import TEMPLATE, captions, named, strangely_worded
 from causal_cxr.editors.diffusion.denoiser import Condition, Denoiser, Ledger
 from causal_cxr.editors.diffusion.guidance import ClassifierFree, Describe, Guidance, Request
 from causal_cxr.editors.diffusion.hub import located
@@ -143,7 +144,8 @@ class DiffusionEditor:
             adapter: what :meth:`save_adapter` wrote of an editor that was fine-tuned from this one; it is merged into
                 the weights.
             base: the pipeline that ``source``, which holds a part of one only, was fine-tuned from.
-            attributes: what captions name, in order; needed where the source has no ``editor.json``, which it overrules.
+            attributes: what captions name, in order; needed where the source has no ``editor.json``, which it overrules
+                (with a warning where it names an attribute in words that the editor was not fitted with).
             graph: its labelled attributes are named where neither ``attributes`` nor an ``editor.json`` say what is.
             template: of captions, if not the one that the editor was saved with.
             inversion, guidance, accept: how to edit, and which edits to accept.
@@ -161,8 +163,17 @@ class DiffusionEditor:
                 f"{source} holds an adapter; open it with from_pretrained(BASE, adapter=...) on the base that has the "
                 f"fingerprint {config['base']}."
             )
-        if attributes is None and "attributes" in config:
-            attributes = {entry["name"]: attribute_from_dict(entry) for entry in config["attributes"]}
+        read = {entry["name"]: attribute_from_dict(entry) for entry in config.get("attributes", ())}
+        if attributes is not None:
+            if strange := strangely_worded(attributes, read):
+                said = "; ".join(f"{name!r} is {ours!r} for {theirs!r}" for name, (ours, theirs) in strange.items())
+                warnings.warn(
+                    f"captions would use words that {source} was not fitted with, which it may not know: {said}. Give the "
+                    "attributes its phrases, or fine-tune it on yours.",
+                    stacklevel=2,
+                )
+        elif "attributes" in config:
+            attributes = read
         elif attributes is None and graph is not None:
             attributes = {name: graph.attributes[name] for name in graph.labelled}
         if attributes is None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -411,9 +412,21 @@ def test_what_captions_name_comes_from_attributes_or_graph_unless_the_editor_was
     with pytest.raises(ValueError, match=r"no editor\.json that says what captions name: pass attributes=.* or graph="):
         DiffusionEditor.from_pretrained(published)
     saved = editor.save(tmp_path)
-    other = {"view": Binary("view", levels=("PA", "AP"))}
+    other = {"view": ATTRIBUTES["view"]}
     assert DiffusionEditor.from_pretrained(saved, graph=CausalGraph([other["view"]], [])).graph_attributes == ATTRIBUTES
     assert DiffusionEditor.from_pretrained(saved, attributes=other).graph_attributes == other
+
+
+def test_words_that_the_editor_was_not_fitted_with_are_warned_of_by_name(editor, tmp_path):
+    """The shipped base, asked for ``cardiomegaly 1`` where it knows ``cardiomegaly``, changes nothing and does not say so."""
+    folder = editor.save(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DiffusionEditor.from_pretrained(folder, attributes=dict(reversed(ATTRIBUTES.items())))
+        DiffusionEditor.from_pretrained(folder, attributes={"new": Binary("new")})
+    wordless = {"view": Binary("view", levels=("PA", "AP"))}
+    with pytest.warns(UserWarning, match=r"not fitted with.*'view' is 'view (PA|AP)' for \('(PA|AP) view'"):
+        DiffusionEditor.from_pretrained(folder, attributes=wordless)
 
 
 def test_an_editor_of_a_published_pipeline_keeps_its_bits_and_the_autoencoders_weights_count(
