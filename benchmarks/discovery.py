@@ -168,7 +168,9 @@ def show(editor: str, summary: dict[str, Any]) -> None:
 def main() -> None:
     """Audit, score, compare, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--editor", choices=(*SIMULATED, "scm", "scm-map", "scm-tuned", "diffusion", "diffusion-heun"), required=True)
+    parser.add_argument(
+        "--editor", choices=(*SIMULATED, "scm", "scm-map", "scm-tuned", "diffusion", "diffusion-heun"), required=True
+    )
     parser.add_argument(
         "--worlds", nargs="*", default=[], help="names, 'named' (all scored ones), or a number of random ones"
     )
