@@ -166,8 +166,10 @@ def strangely_worded(
     {'heart': ('heart 1', ('enlarged',))}
     """
     strange = {}
-    for name in attributes.keys() & read.keys():
-        ours, theirs = attributes[name], read[name]
+    for name, ours in attributes.items():
+        if name not in read:
+            continue
+        theirs = read[name]
         for value in (theirs.high,) if isinstance(theirs, Continuous) else theirs.levels:
             try:
                 said = ours.phrase(value)
