@@ -155,7 +155,9 @@ def clustered_share(values: np.ndarray, patients: np.ndarray, *, level: float = 
     images = effect.value * (1 - effect.value) / effect.se**2 + 1 if settled else effect.patients
     tail = 2 * stats.norm.sf(stats.t.ppf(0.5 + level / 2, effect.dof))  # statsmodels asks for a level, and is normal
     low, high = proportion_confint(effect.value * images, images, alpha=tail, method="wilson")
-    return IntervalEstimate(effect.value, float(low), float(high), level, effect.n, effect.patients)
+    # Wilson's interval holds the share; a share of 0 or 1 can miss its end by a rounding.
+    low, high = min(float(low), effect.value), max(float(high), effect.value)
+    return IntervalEstimate(effect.value, low, high, level, effect.n, effect.patients)
 
 
 def _check(difference: np.ndarray, patients: np.ndarray) -> None:
