@@ -24,7 +24,9 @@ SHIPPED = "portable"  #: the world whose editors ship
 FIT_SEED, BASE_SEED, READER_SEED, NETWORK_SEED, EXEMPLAR_SEED, TUNING_SEED = 5_001, 5_002, 5_003, 5_004, 5_005, 5_006
 FIT_IMAGES, READER_IMAGES, NETWORK_IMAGES, EXEMPLAR_IMAGES, TUNING_IMAGES = 12_000, 4_000, 4_000, 400, 4_000
 #: of the fit to a world; of ``scm-tuned``, those of counterfactual fine-tuning that follow
-STEPS = {"scm": 4_000, "scm-map": 4_000, "scm-tuned": 2_000, "scm-hvae": 3_000, "diffusion": 1_500, "balanced": 700}
+STEPS = {"scm": 4_000, "scm-map": 4_000, "scm-tuned": 2_000, "scm-hvae": 3_000, "diffusion": 1_200, "balanced": 700}
+#: Of an adapter to a world: four times what is customary learns twice the associations in as many steps, and edits no worse.
+ADAPTER_RATE = 4e-3
 BASE_STEPS = 5_000
 #: The hierarchical VAE's stages: its coarsest latents have one position at 64 pixels.
 LADDER = ((4, 32, 2, 4), (8, 64, 2, 0), (16, 96, 2, 0), (64, 128, 2, 32))
@@ -169,7 +171,12 @@ def _diffusion(world: World, steps: int | None) -> Any:
     start, count = _start(world), steps or STEPS[DIFFUSION]
     recipe = f"{DIFFUSION}|{world.fingerprint}|{FIT_IMAGES}|{count}|{start.weights_fingerprint}"
     if not _unspoken(world):
-        return start.adapted(_cached(recipe, lambda to: _fit_adapter(world, start, count, to)))
+        return start.adapted(
+            _cached(
+                f"{recipe}|{ADAPTER_RATE:g}",
+                lambda to: _fit_adapter(world, start, count, to, learning_rate=ADAPTER_RATE),
+            )
+        )
     return DiffusionEditor.from_pretrained(_cached(f"joint {recipe}", lambda to: _fit_whole(world, start, count, to)))
 
 

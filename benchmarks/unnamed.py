@@ -13,8 +13,8 @@ all true labels of the searched half reads that well from the same features: no 
 ``unnamed_spurious``: components a world that match nothing that is hidden there. ``unnamed_spurious_null``: the same in
 worlds where nothing hidden goes with anything, where *every* component is spurious, whatever it matches.
 
-The features are those of the shipped CLIP reader, whose training captions named the signs of ``portable``; or histograms of
-gradients (``--features gradients``), which know no name.
+The features are those of the shipped CLIP reader, whose training captions named the signs of ``portable``, and beside them
+histograms of gradients, which know no name, place by place; or either alone (``--features clip``, ``gradients``).
 """
 
 import argparse
@@ -34,7 +34,7 @@ from causal_cxr.data.phantom.truth import truth_of
 from causal_cxr.editors import DiffusionEditor, OracleEditor
 from causal_cxr.graphs import default_contrasts
 from causal_cxr.readers import CLIPReader, OrientedGradients
-from causal_cxr.readers.component_search import ComponentSearch
+from causal_cxr.readers.component_settings import ComponentSearch
 from causal_cxr.readers.components import ComponentReader
 
 WORLDS = ("portable", "label-noise", "selection", "chest-drain", "pacemaker-age", "sex-breast")
@@ -68,7 +68,7 @@ def readable(features: np.ndarray, truth: np.ndarray, first: np.ndarray) -> floa
 
 
 def search_world(
-    name: str, *, editor: str = "oracle", features: str = "clip", images: int = 1024, resamples: int = 10, seed: int = 0,
+    name: str, *, editor: str = "oracle", features: str = "both", images: int = 1024, resamples: int = 10, seed: int = 0,
     out: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """One audit of one world with its hidden attributes deleted from the vocabulary."""
@@ -79,7 +79,7 @@ def search_world(
     reader = clip.using(concepts=[c for c in clip.concepts if c.attribute in phantom.graph.labelled or c.control])
     unnamed = UnnamedSearch(
         OrientedGradients() if features == "gradients" else clip, ComponentSearch(resamples=resamples), phrases=clip,
-        without=frozenset(hidden),
+        without=frozenset(hidden), local=OrientedGradients() if features == "both" else None,
     )  # fmt: skip
     contrasts = default_contrasts(phantom.graph, phantom.world.content.shifts)
     audit = Audit(phantom.graph, [reader], interventions=contrasts, n_edited=images, unnamed=unnamed)
@@ -139,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", nargs="*", default=[*WORLDS, *NULL])
     parser.add_argument("--editor", choices=("oracle", "diffusion"), default="oracle")
-    parser.add_argument("--features", choices=("clip", "gradients"), default="clip")
+    parser.add_argument("--features", choices=("both", "clip", "gradients"), default="both")
     parser.add_argument("--images", type=int, default=1024, help="edited images an audit")
     parser.add_argument("--resamples", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)

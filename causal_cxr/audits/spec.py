@@ -22,12 +22,14 @@ class UnnamedBlock(Block):
         features: which of the ``readers`` lends its features: one of ``type: clip``, or your own that has them.
         phrases: which of the ``readers`` names the nearest phrases: one of ``type: clip``.
         without: concepts whose names are withheld.
+        local: whether to look place by place, too.
         resamples: halves of the patients on which the search is done anew.
     """
 
     features: str
     phrases: str | None = None
     without: list[str] = Field(default_factory=list)
+    local: bool = True
     resamples: int = Field(default=10, ge=2, multiple_of=2)
 
 
@@ -123,7 +125,7 @@ class AuditSpec(Specification):
             SpecError: no such reader, or one that lends no features or phrases.
         """
         from causal_cxr.audits.unnamed import UnnamedSearch
-        from causal_cxr.readers import ComponentSearch
+        from causal_cxr.readers import ComponentSearch, OrientedGradients
 
         if self.unnamed is None:
             return None
@@ -140,4 +142,5 @@ class AuditSpec(Specification):
         return UnnamedSearch(
             lent("features", self.unnamed.features, "features"), ComponentSearch(resamples=self.unnamed.resamples),
             phrases=None if phrases is None else lent("phrases", phrases, "margins"), without=frozenset(self.unnamed.without),
+            local=OrientedGradients() if self.unnamed.local else None,
         )  # fmt: skip

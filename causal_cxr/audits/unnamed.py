@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,10 +19,11 @@ from causal_cxr.data.dataset import Dataset
 from causal_cxr.editors.editor import Editor
 from causal_cxr.graphs import CausalGraph, Continuous
 from causal_cxr.readers.changes import Changes
-from causal_cxr.readers.component_search import ComponentSearch, Found, find_components
+from causal_cxr.readers.component_search import Found, find_components
+from causal_cxr.readers.component_settings import ComponentSearch
 from causal_cxr.readers.components import Component, ComponentReader
 from causal_cxr.readers.concepts import Concept
-from causal_cxr.readers.features import Features
+from causal_cxr.readers.features import Features, Joined, OrientedGradients
 from causal_cxr.readers.quality import ReaderQuality
 from causal_cxr.readers.reader import Reader
 
@@ -47,13 +49,23 @@ class Phrases(Protocol):
         ...
 
 
+class LocalFeatures(Features, Protocol):
+    """Features that lie somewhere: :class:`~causal_cxr.readers.OrientedGradients`."""
+
+    def places(self) -> list[np.ndarray]:
+        """Columns of each place."""
+        ...
+
+
 @dataclass(frozen=True)
 class UnnamedSearch:
     """That an audit looks for signs which nobody has named.
 
     Attributes:
-        features: frozen, in which edited and null edits are compared. Embeddings that were trained on radiographs and
-            text serve best: gradients hold more signs, but the search takes attributes' looks for signs there.
+        features: frozen, in which edited and null edits are compared; embeddings that were trained on radiographs and text
+            serve best.
+        local: features that belong to places of the image, beside them: what is small is found there, place by place.
+            ``None`` to look in ``features`` alone.
         search: settings.
         phrases: names the nearest phrases of each component; no part of the search.
         without: concepts whose names are withheld, as if the vocabulary lacked them: neither do their scores mark a
@@ -64,14 +76,27 @@ class UnnamedSearch:
     search: ComponentSearch = field(default_factory=ComponentSearch)
     phrases: Phrases | None = None
     without: Collection[str] = ()
+    local: LocalFeatures | None = field(default_factory=OrientedGradients)
+
+    @cached_property
+    def compared(self) -> Features:
+        """All features, those of places last."""
+        return self.features if self.local is None else Joined(self.features, self.local)
+
+    def places(self) -> list[np.ndarray]:
+        """Columns of :attr:`compared` that belong to each place."""
+        if self.local is None:
+            return []
+        before = _width(self.features)
+        return [before + columns for columns in self.local.places()]
 
     def columns(self) -> Reader:
         """What reads the features in the same pass as the concepts; see :class:`FeatureColumns`."""
-        return FeatureColumns(self.features, int(self.features.features(torch.zeros(1, 1, *BLANK)).shape[1]))
+        return FeatureColumns(self.compared, _width(self.compared))
 
     def describe(self) -> dict[str, Any]:
         """For the frozen specification."""
-        return {"features": self.features.fingerprint, "search": asdict(self.search), "without": sorted(self.without)}
+        return {"features": self.compared.fingerprint, "search": asdict(self.search), "without": sorted(self.without)}
 
 
 class FeatureColumns:
@@ -115,6 +140,10 @@ class Unnamed:
             "left": [{"contrast": f.contrast, "effect": f.effect, "selection": f.selection, "why": f.verdict}
                      for f in self.found if f.verdict],
         }  # fmt: skip
+
+
+def _width(features: Features) -> int:
+    return int(features.features(torch.zeros(1, 1, *BLANK)).shape[1])
 
 
 def halves(patients: pd.Series, edited: np.ndarray, seed: int) -> tuple[frozenset[str], frozenset[str]]:
@@ -168,9 +197,17 @@ def search(
     features = factual[columns].to_numpy(dtype=float)
     patients = factual["patient"].to_numpy()
     found = find_components(
-        changes, features, attributes, patients, unnamed.search, looks=looks, named=named, seed=seed
+        changes,
+        features,
+        attributes,
+        patients,
+        unnamed.search,
+        places=unnamed.places(),
+        looks=looks,
+        named=named,
+        seed=seed,
     )
-    reader = ComponentReader.from_found(found, unnamed.features, features, sorted(first), name=NAME)
+    reader = ComponentReader.from_found(found, unnamed.compared, features, sorted(first), name=NAME)
     return Unnamed(reader, found, first, second)
 
 

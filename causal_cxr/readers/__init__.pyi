@@ -1,10 +1,11 @@
 from .blindness import within_patients
 from .calibration import Calibration
 from .clip import CLIPReader, HeldOut, finetune_clip
-from .component_search import ComponentSearch, find_components
+from .component_search import find_components
+from .component_settings import ComponentSearch
 from .components import ComponentReader
 from .concepts import Concept, load_concepts
-from .features import Features, OrientedGradients, Pixels
+from .features import Features, Joined, OrientedGradients, Pixels
 from .flamingo import Exemplars, FlamingoReader
 from .impute import Imputation, impute_missing
 from .judging import assess_reader, known_truth
@@ -27,6 +28,7 @@ __all__ = [
     "FlamingoReader",
     "HeldOut",
     "Imputation",
+    "Joined",
     "Kinship",
     "MeasureReader",
     "OrientedGradients",

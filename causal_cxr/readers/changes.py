@@ -66,10 +66,7 @@ def change_directions(
     """
     from sklearn.exceptions import ConvergenceWarning
 
-    difference = changes.edited - changes.null
-    norm = np.sqrt((difference**2).sum(1))
-    kept = norm > STILL * max(float(norm.mean()), 1e-12)
-    difference, moved = difference[kept], changes.moved[kept]
+    difference, moved = _moving(changes)
     size = min(atoms, len(difference) // 4, difference.shape[1])
     if size < 1:
         return np.empty((0, difference.shape[1]))
@@ -83,6 +80,41 @@ def change_directions(
         found.append(_read_out(_without(difference, moved), _without(beside, moved), covariance))
     directions = np.vstack(found)
     return directions[np.linalg.norm(directions, axis=1) > 0]
+
+
+def independent_directions(changes: Changes, covariance: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:
+    """Read-outs of independent components of the paired differences, for few features.
+
+    Args:
+        changes: ``m`` pairs in ``d`` features.
+        covariance: ``(d, d)`` of unedited images.
+        count: of components, of the differences as they are and again of what the moved attributes leave of them.
+        seed: of the starts.
+
+    Returns:
+        ``(k, d)``, at most ``2 * count`` rows; none if too little changes.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+
+    difference, moved = _moving(changes)
+    found = [np.empty((0, difference.shape[1]))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # these only say where to look
+        for values in (difference, _without(difference, moved)):
+            size = min(count, len(values) // 4)
+            size = min(size, int(np.linalg.matrix_rank(values))) if size else 0
+            if size:
+                found.append(_read_out(values, values @ _independent(values, size, seed).T, covariance))
+    directions = np.vstack(found)
+    return directions[np.linalg.norm(directions, axis=1) > 0]
+
+
+def _moving(changes: Changes) -> tuple[np.ndarray, np.ndarray]:
+    """Differences of the pairs in which anything changes, and what was moved there."""
+    difference = changes.edited - changes.null
+    norm = np.sqrt((difference**2).sum(1))
+    kept = norm > STILL * max(float(norm.mean()), 1e-12)
+    return difference[kept], changes.moved[kept]
 
 
 def _codes(unit: np.ndarray, size: int, penalty: float, seed: int) -> np.ndarray:

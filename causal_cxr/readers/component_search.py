@@ -1,60 +1,28 @@
 """Components without a name: signs that interventions move in some images, found again on resampled patients."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import combinations
 
 import numpy as np
 from scipy.special import expit
 
 from causal_cxr.readers.changes import Changes, change_directions
+from causal_cxr.readers.component_settings import ComponentSearch
 from causal_cxr.readers.latent_sign import LatentSign, SignModel
+from causal_cxr.readers.places import Axes, Places, valley
+from causal_cxr.readers.sign_tests import SignTests
 
 SAME = 0.7  #: correlation of two detectors' logits, over which they are one sign
 AGAIN = 0.8  #: the same, for a sign to count as found again on resampled patients
 ALIKE = 0.95  #: the same, over which one of two guesses is enough
-IMAGES_A_COMPONENT = 10  #: unedited images for each principal component of the features
-
-
-@dataclass(frozen=True)
-class ComponentSearch:
-    """How components are looked for, and which are kept.
-
-    Attributes:
-        components: principal components of the features; at most one for every ten unedited images.
-        atoms: of each dictionary.
-        penalty: of its codes.
-        resamples: halves of the patients on which everything is done anew, in complementary pairs.
-        selected: least share of the halves in which a component is found again (0.5 to 1).
-        smallest_effect: a component counts as moved from this change of its prevalence on.
-        separation: least squared Mahalanobis distance of present and absent; 5 is an AUROC of 0.94.
-        explained: a sign of whose variance the labelled attributes, and what reads them, explain this share is how they look.
-        wholly: a sign that an intervention moves in this share of images is how the attribute that it sets looks.
-        named: correlation with the scores of a named concept from which a sign is that concept.
-        exclusive: a sign that shows at one level of an attribute this much more rarely than at the other is how that
-            attribute looks (as the side of an effusion); so is, for want of a difference, a device that never comes without it.
-        rarest: least prevalence of either class.
-    """
-
-    components: int = 100
-    atoms: int = 12
-    penalty: float = 0.1
-    resamples: int = 10
-    selected: float = 0.5
-    smallest_effect: float = 0.10
-    separation: float = 5.0
-    explained: float = 0.7
-    wholly: float = 0.9
-    named: float = 0.8
-    exclusive: float = 0.05
-    rarest: float = 0.03
-
-    def __post_init__(self) -> None:
-        if self.resamples < 2 or self.resamples % 2:
-            raise ValueError(
-                f"Resamples are complementary halves, so an even number of at least 2, not {self.resamples}."
-            )
-        if not 0.5 <= self.selected <= 1:
-            raise ValueError(f"selected is a share of the resamples from 0.5 to 1, got {self.selected}.")
+REPEATED = 0.9  #: the same, over which only one of two signs is looked for in more places
+PART = 0.9  #: share of a sign's presence in which another shows, too, from which it is a part of that one
+COVERED = 0.7  #: share of a sign's presence that its parts make up, from which it is the whole of them
+LARGER = 1.2  #: a whole is so many times as frequent as its part
+REPETITION = "the same as another"  #: no news; not reported
+A_PART = "a part of another component"
 
 
 @dataclass(frozen=True)
@@ -66,7 +34,7 @@ class Found:
         attribute: whose intervention moves it most; ``contrast``: that intervention.
         effect, se: oriented change of its prevalence under it, patients as clusters.
         effects: the same of all interventions, by name.
-        selection: share of the resampled halves in which it was found again.
+        selection: share of the resampled halves in which it was found again; ``None`` if other reasons came first.
         verdict: ``""`` if kept, else why not.
     """
 
@@ -76,7 +44,7 @@ class Found:
     effect: float
     se: float
     effects: dict[str, tuple[float, float]]
-    selection: float
+    selection: float | None
     verdict: str
 
 
@@ -87,6 +55,7 @@ def find_components(
     patients: np.ndarray,
     search: ComponentSearch | None = None,
     *,
+    places: Sequence[np.ndarray] = (),
     looks: np.ndarray | None = None,
     named: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
@@ -97,12 +66,18 @@ def find_components(
     there, is the sign and its detector (:class:`SignModel`); stability selection (Meinshausen & Bühlmann, JRSS B 2010; with
     complementary pairs, Shah & Samworth, JRSS B 2013) keeps what is found again on halves of the patients.
 
+    That is done in the features that belong to no place (in all, if each belongs to one), and in every place for itself
+    (:class:`~causal_cxr.readers.places.Places`); what moves is then looked for in all places where it shows, and must fall
+    into two classes there with hardly an image between them. Signs that one intervention moves the same way and that exclude
+    each other, as a drain on the left and one on the right, are one. Of a sign and its parts the whole is kept.
+
     Args:
         changes: edited and null edits.
         features: ``(n, d)`` of unedited images of the same patients.
         attributes: ``(n, p)`` their labelled attributes as centred numbers, as ``changes.moved`` is their change.
         patients: ``(n,)`` ids.
         search: settings.
+        places: columns of the features of each place of the image; see :meth:`OrientedGradients.places`.
         looks: ``(n, r)`` scores of readers that read the labelled attributes themselves: a sign that these and the
             attributes explain is how an attribute looks.
         named: concept -> ``(n,)`` scores of readers that read what has a name already.
@@ -113,73 +88,234 @@ def find_components(
     """
     search = search or ComponentSearch()
     _check(changes, features, attributes, patients)
-    shown = np.column_stack([attributes, *([] if looks is None else [looks])])
-    from sklearn.decomposition import PCA
+    looks = np.empty((len(features), 0)) if looks is None else looks
+    tests = SignTests(changes, features, attributes, looks, named or {}, patients, search, seed)
+    local = Places(features, attributes, places)
+    halves = _halves(patients, changes.patients, search.resamples, seed)
 
-    kept = max(1, min(search.components, features.shape[1], len(features) // IMAGES_A_COMPONENT))
-    pca = PCA(kept, random_state=seed).fit(features)
-    rotation = pca.components_.T
-    scores = (features - pca.mean_) @ rotation
-    turned = changes.mapped(pca.mean_, rotation)
-
-    directions = change_directions(turned, np.cov(scores.T), atoms=search.atoms, penalty=search.penalty, seed=seed)
-    resampled = _resampled(turned, scores, attributes, patients, search, seed)
-    guesses = [scores @ direction for direction in directions]
-    guesses += _different([logits for half in resampled for logits in half], ALIKE)
-    candidates = [_rarer(sign) for sign in _signs(SignModel(scores, attributes), guesses, search, seed)]
-
-    found, others = [], list[np.ndarray]()
-    for sign in candidates:
-        effects = _effects(sign, turned)
-        contrast = max(effects, key=lambda name: abs(effects[name][0]))
-        attribute = str(changes.attribute[changes.contrast == contrast][0])
-        logits = sign.logits(scores)
-        share = float(np.mean([any(_correlation(logits, o) >= AGAIN for o in half) for half in resampled]))
-        present = expit(logits)
-        why = (
-            _unsteady(effects[contrast], contrast, share, search)
-            or _a_look(present, effects[contrast][0], contrast, attributes, shown, patients, search, seed)
-            or _a_mixture(present, shown, others, patients, search, seed)
-            or _has_a_name(present, named or {}, search)
-        )
-        if not why:
-            others.append(present)
-        weights = rotation @ sign.weights
-        raw = replace(sign, weights=weights, offset=sign.offset - float(pca.mean_ @ weights))
-        found.append(Found(raw, attribute, contrast, *effects[contrast], effects, share, why))
+    candidates, still = _in_the_whole(tests, places, halves), list[_Candidate]()
+    if places:
+        begun, still = _in_places(tests, local, halves)
+        candidates += _grown([*candidates, *begun], tests, local)
+    reasons = {id(c): _alone(c, tests, local) for c in candidates}
+    if places:
+        sides = _joined([c for c in candidates if not reasons[id(c)]], tests, local)
+        candidates += sides
+        reasons |= {id(c): _alone(c, tests, local) for c in sides}
+    good = [c for c in candidates if not reasons[id(c)]]
+    reasons |= _beside(_wholes_first(good, local), tests, local, still)
+    found = [c.found(reasons[id(c)], changes) for c in candidates if reasons[id(c)] != REPETITION]
     return tuple(sorted(found, key=lambda f: (f.verdict != "", -abs(f.effect))))
 
 
-def _resampled(
-    changes: Changes,
-    scores: np.ndarray,
-    attributes: np.ndarray,
-    patients: np.ndarray,
-    search: ComponentSearch,
-    seed: int,
-) -> list[list[np.ndarray]]:
-    """Logits, in all images, of the signs that each half of the patients leads to."""
-    found = []
-    for number, (pairs, images) in enumerate(_halves(patients, changes.patients, search.resamples, seed), start=1):
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """A sign and what interventions do to it.
+
+    Attributes:
+        sign: its detector on the features as they came.
+        logits: ``(n,)`` in the unedited images.
+        effects: of all interventions.
+        again: the share of the resampled halves in which it is found again.
+        begun: the candidate that it grew from.
+    """
+
+    sign: LatentSign
+    logits: np.ndarray
+    effects: dict[str, tuple[float, float]]
+    again: Callable[[], float]
+    begun: "_Candidate | None" = None
+
+    @classmethod
+    def of(
+        cls, sign: LatentSign, tests: SignTests, again: Callable[[], float], begun: "_Candidate | None" = None
+    ) -> "_Candidate":
+        sign = _rarer(sign)
+        return cls(sign, sign.logits(tests.features), tests.effects(sign), again, begun)
+
+    @property
+    def present(self) -> np.ndarray:
+        posterior: np.ndarray = expit(self.logits)
+        return posterior
+
+    @property
+    def contrast(self) -> str:
+        return max(self.effects, key=lambda name: abs(self.effects[name][0]))
+
+    @property
+    def effect(self) -> float:
+        return self.effects[self.contrast][0]
+
+    def moves(self, search: ComponentSearch) -> bool:
+        """Enough to be worth a closer look."""
+        return abs(self.effect) > search.smallest_effect / 2
+
+    def is_crisp(self, search: ComponentSearch) -> bool:
+        return self.sign.separation >= search.crisp and valley(self.logits) <= search.valley
+
+    def holds(self, other: "_Candidate") -> bool:
+        """Whether the other is a part of it: the same intervention moves both, and it is there wherever the other is."""
+        both = float((self.present * other.present).sum())
+        own, parts = float(self.present.sum()), float(other.present.sum())
+        return self.contrast == other.contrast and own >= LARGER * parts and both >= PART * parts
+
+    def found(self, why: str, changes: Changes) -> Found:
+        attribute = str(changes.attribute[changes.contrast == self.contrast][0])
+        selection = self.again() if not why or "resamples" in why else None
+        return Found(self.sign, attribute, self.contrast, *self.effects[self.contrast], self.effects, selection, why)
+
+
+def _in_the_whole(
+    tests: SignTests, places: Sequence[np.ndarray], halves: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> list[_Candidate]:
+    """Signs in the features of no place, or in all where each belongs to one."""
+    search, seed, width = tests.search, tests.seed, tests.features.shape[1]
+    columns = np.setdiff1d(np.arange(width), np.concatenate([*places, np.empty(0, dtype=int)]))
+    axes = Axes.fit(tests.features, columns if len(columns) else np.arange(width), search.components)
+    scores, changes = axes.scores(tests.features), axes.mapped(tests.changes)
+
+    def directions(pairs: Changes, images: np.ndarray, fresh: int) -> np.ndarray:
+        return change_directions(pairs, np.cov(images.T), atoms=search.atoms, penalty=search.penalty, seed=fresh)
+
+    resampled = []
+    for number, (pairs, images) in enumerate(halves, start=1):
         half, fresh = scores[images], seed + number
-        directions = change_directions(
-            changes.of(pairs), np.cov(half.T), atoms=search.atoms, penalty=search.penalty, seed=fresh
-        )
-        signs = _signs(SignModel(half, attributes[images]), [half @ d for d in directions], search, fresh)
-        found.append([sign.logits(scores) for sign in signs])
-    return found
+        guesses = [half @ direction for direction in directions(changes.of(pairs), half, fresh)]
+        signs = _signs(SignModel(half, tests.attributes[images]), guesses, search, fresh)
+        resampled.append([sign.logits(scores) for sign in signs])
+    guesses = [scores @ direction for direction in directions(changes, scores, seed)]
+    guesses += _different([logits for half in resampled for logits in half], ALIKE)
+    return [
+        _Candidate.of(axes.lifted(sign, width), tests, partial(_share, sign.logits(scores), resampled))
+        for sign in _signs(SignModel(scores, tests.attributes), guesses, search, seed)
+    ]
+
+
+def _in_places(
+    tests: SignTests, local: Places, halves: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> tuple[list[_Candidate], list[_Candidate]]:
+    """Signs of each place alone, those that move and the crisp ones among those that do not."""
+    parts = [
+        (Places(tests.features[images], tests.attributes[images], local.columns), tests.changes.of(pairs))
+        for pairs, images in halves
+    ]
+
+    @cache
+    def resampled(place: int) -> list[list[np.ndarray]]:
+        return [
+            [sign.logits(tests.features) for sign in half.signs(place, changes, seed=tests.seed + number)]
+            for number, (half, changes) in enumerate(parts, start=1)
+        ]
+
+    def again(place: int, logits: np.ndarray) -> float:
+        return _share(logits, resampled(place))
+
+    moving, still = list[_Candidate](), list[_Candidate]()
+    for place in range(len(local)):
+        for sign in _apart(local.signs(place, tests.changes, seed=tests.seed), tests.features, tests.search):
+            logits = sign.logits(tests.features)
+            candidate = _Candidate.of(sign, tests, partial(again, place, logits))
+            if candidate.moves(tests.search):
+                moving.append(candidate)
+            elif candidate.is_crisp(tests.search):
+                still.append(candidate)
+    return moving, still
+
+
+def _grown(begun: Sequence[_Candidate], tests: SignTests, local: Places) -> list[_Candidate]:
+    """What moves, read from all places where it shows; only where it is crisp there."""
+    moving = [candidate for candidate in begun if candidate.moves(tests.search)]
+    kept = {id(logits) for logits in _different([candidate.logits for candidate in moving], REPEATED)}
+    grown = []
+    for candidate in moving:
+        if id(candidate.logits) not in kept:
+            continue
+        sign = local.grown(candidate.present, candidate.sign)
+        if sign is not None and sign is not candidate.sign:
+            grown.append(_Candidate.of(sign, tests, candidate.again, candidate))
+    return [candidate for candidate in grown if candidate.is_crisp(tests.search)]
+
+
+def _joined(good: Sequence[_Candidate], tests: SignTests, local: Places) -> list[_Candidate]:
+    """Signs of two sides: one intervention moves both the same way, and where one is the other is not."""
+    joined = list[_Candidate]()
+    for one, other in combinations(good, 2):
+        alike = one.contrast == other.contrast and one.effect * other.effect > 0
+        if not alike or not local.exclude(one.present, other.present):
+            continue
+        sign = local.grown(np.clip(one.present + other.present, 0, 1))
+        if sign is not None:
+            again = partial(_least, one.again, other.again)
+            joined.append(_Candidate.of(sign, tests, again))
+    return [candidate for candidate in joined if candidate.is_crisp(tests.search)]
+
+
+def _alone(candidate: _Candidate, tests: SignTests, local: Places) -> str:
+    """Why a candidate is no sign, whatever else was found; the costly tests last."""
+    present, contrast, effect = candidate.present, candidate.contrast, candidate.effect
+    return (
+        tests.not_moved(candidate.effects[contrast], contrast)
+        or tests.look(present, effect, contrast)
+        or tests.name(present)
+        or tests.stayed(candidate.sign, contrast, local.around(present))
+        or tests.chance(candidate.again())
+    )
+
+
+def _wholes_first(good: Sequence[_Candidate], local: Places) -> list[_Candidate]:
+    """Those that two others which exclude each other make up, then the best separated."""
+
+    def whole(candidate: _Candidate) -> bool:
+        parts = [other for other in good if candidate.holds(other)]
+        if not any(local.exclude(one.present, other.present) for one, other in combinations(parts, 2)):
+            return False
+        made = np.clip(np.sum([part.present for part in parts], axis=0), 0, 1)
+        return float((made * candidate.present).sum()) >= COVERED * float(candidate.present.sum())
+
+    return sorted(good, key=lambda candidate: (not whole(candidate), -candidate.sign.separation))
+
+
+def _beside(
+    ordered: Sequence[_Candidate], tests: SignTests, local: Places, still: Sequence[_Candidate]
+) -> dict[int, str]:
+    """Why a candidate is left out beside the others, by its ``id``; ``""`` if it is not."""
+
+    def same(one: _Candidate, other: _Candidate) -> bool:
+        own = [local.own(candidate.present) for candidate in (one, other)]
+        return other.begun is one or one.begun is other or _correlation(*own) >= SAME
+
+    reasons, kept = dict[int, str](), list[_Candidate]()
+    for candidate in ordered:
+        others = [other.present for other in [*kept, *still] if not same(candidate, other)]
+        if any(same(candidate, other) for other in kept):
+            why = REPETITION
+        elif any(other.holds(candidate) for other in kept):
+            why = A_PART
+        else:
+            why = tests.mixture(candidate.present, others)
+        reasons[id(candidate)] = why
+        if not why:
+            kept.append(candidate)
+    for candidate in kept:
+        if any(other.holds(candidate) for other in kept):
+            reasons[id(candidate)] = A_PART
+    return reasons
 
 
 def _signs(model: SignModel, guesses: Sequence[np.ndarray], search: ComponentSearch, seed: int) -> list[LatentSign]:
     """Different signs that the guesses lead to, the best separated first."""
     signs = [model.fit(guess, seed=seed) for guess in guesses]
+    return _apart([sign for sign in signs if sign is not None], model.features, search)
+
+
+def _apart(signs: Sequence[LatentSign], features: np.ndarray, search: ComponentSearch) -> list[LatentSign]:
+    """Different ones among those whose classes are apart and not too rare, the best separated first."""
     apart = [
         sign for sign in signs
-        if sign is not None and sign.separation >= search.separation
-        and search.rarest <= sign.prevalence <= 1 - search.rarest
+        if sign.separation >= search.separation and search.rarest <= sign.prevalence <= 1 - search.rarest
     ]  # fmt: skip
     apart.sort(key=lambda sign: -sign.separation)
-    logits = {id(sign): sign.logits(model.features) for sign in apart}
+    logits = {id(sign): sign.logits(features) for sign in apart}
     kept = {id(values) for values in _different(list(logits.values()), SAME)}
     return [sign for sign in apart if id(logits[id(sign)]) in kept]
 
@@ -207,83 +343,13 @@ def _halves(patients: np.ndarray, of_pairs: np.ndarray, count: int, seed: int) -
     return halves
 
 
-def _effects(sign: LatentSign, changes: Changes) -> dict[str, tuple[float, float]]:
-    """Oriented mean change of the sign's posterior under each intervention, with its patient-clustered standard error."""
-    change = expit(sign.logits(changes.edited)) - expit(sign.logits(changes.null))
-    change = change * changes.orientation
-    effects = {}
-    for contrast in dict.fromkeys(changes.contrast.tolist()):
-        mine = changes.contrast == contrast
-        mean, count = float(change[mine].mean()), int(mine.sum())
-        sums = np.bincount(np.unique(changes.patients[mine], return_inverse=True)[1], change[mine] - mean)
-        clusters = len(sums)
-        factor = np.sqrt(clusters / (clusters - 1)) if clusters > 1 else np.inf
-        effects[str(contrast)] = (mean, float(factor * np.sqrt((sums**2).sum()) / count))
-    return effects
+def _share(logits: np.ndarray, resampled: Sequence[Sequence[np.ndarray]]) -> float:
+    """Of the resamples, in which one is like it."""
+    return float(np.mean([any(_correlation(logits, other) >= AGAIN for other in half) for half in resampled]))
 
 
-def _unsteady(effect: tuple[float, float], contrast: str, selection: float, search: ComponentSearch) -> str:
-    value, se = effect
-    if not abs(value) - 1.96 * se > search.smallest_effect:
-        return f"not moved: {contrast} by {value:+.2f} ± {1.96 * se:.2f}"
-    if selection < search.selected:
-        return f"found again in {selection:.0%} of the resamples only"
-    return ""
-
-
-def _a_look(
-    present: np.ndarray, effect: float, contrast: str, attributes: np.ndarray, shown: np.ndarray, patients: np.ndarray,
-    search: ComponentSearch, seed: int,
-) -> str:  # fmt: skip
-    """Why a sign is a labelled attribute's own look, not something that goes with it; ``""`` if it is not."""
-    if abs(effect) > search.wholly:
-        return f"a look of what {contrast} sets: it moves {abs(effect):.0%} of the images"
-    share = _explained(present, shown, patients, seed)
-    if share > search.explained:
-        return f"a look of the labelled attributes, which explain {share:.0%} of it"
-    for column in attributes.T:
-        if len(np.unique(column)) == 2:
-            upper = column > column.mean()
-            for shows in (present, 1 - present):
-                shares = sorted((float(shows[upper].mean()), float(shows[~upper].mean())))
-                if shares[0] < search.exclusive * shares[1]:
-                    return f"a look of a labelled attribute: at its other level it shows in {shares[0]:.1%} instead of {shares[1]:.0%}"
-    return ""
-
-
-def _a_mixture(
-    present: np.ndarray,
-    shown: np.ndarray,
-    others: Sequence[np.ndarray],
-    patients: np.ndarray,
-    search: ComponentSearch,
-    seed: int,
-) -> str:
-    """Why a sign is made of better separated ones that were kept, as "portable, but no marker"; ``""`` if it is not."""
-    if not others:
-        return ""
-    share = _explained(present, np.column_stack([shown, *others]), patients, seed)
-    return f"a mixture of other components, which explain {share:.0%} of it" if share > search.explained else ""
-
-
-def _has_a_name(present: np.ndarray, named: Mapping[str, np.ndarray], search: ComponentSearch) -> str:
-    likeness = {name: _correlation(present, scores) for name, scores in named.items() if scores.std() > 0}
-    nearest = max(likeness, key=likeness.__getitem__, default=None)
-    if nearest is None or likeness[nearest] < search.named:
-        return ""
-    return f"read already as {nearest} (correlation {likeness[nearest]:.2f})"
-
-
-def _explained(present: np.ndarray, shown: np.ndarray, patients: np.ndarray, seed: int) -> float:
-    """Share of the variance of a sign's presence that ``shown`` explains, on patients left out of the fit."""
-    from sklearn.ensemble import RandomForestRegressor
-    from sklearn.model_selection import GroupKFold, cross_val_predict
-
-    if not shown.shape[1]:
-        return 0.0
-    forest = RandomForestRegressor(30, min_samples_leaf=10, random_state=seed)
-    said = cross_val_predict(forest, shown, present, groups=patients, cv=GroupKFold(3))
-    return float(1 - np.mean((present - said) ** 2) / max(float(present.var()), 1e-12))
+def _least(one: Callable[[], float], other: Callable[[], float]) -> float:
+    return min(one(), other())
 
 
 def _rarer(sign: LatentSign) -> LatentSign:

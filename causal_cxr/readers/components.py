@@ -104,7 +104,7 @@ class ComponentReader:
         kept = [f for f in found if not f.verdict]
         components = [
             Component(f"{name} {i} ({f.attribute})", f.attribute, f.contrast, f.effect, f.se, f.sign.prevalence,
-                      f.sign.separation, f.selection)
+                      f.sign.separation, f.selection or 0.0)
             for i, f in enumerate(kept, start=1)
         ]  # fmt: skip
         concepts = [Concept(c.name, (c.name,), (f"no {c.name}",)) for c in components]

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+ORIENTATIONS = 9  #: of edges, in a cell
+THUMBNAIL = 4  #: pixels a side that one of the thumbnail stands for
+
 
 class Features(Protocol):
     """Turns images into numbers, by a rule or by a network that is not fitted any more.
@@ -68,11 +71,53 @@ class OrientedGradients:
 
         images = resized(images, self.size)
         cell = (self.cell, self.cell)
-        edges = [hog(image[0].numpy(), pixels_per_cell=cell, cells_per_block=(2, 2)) for image in images]
-        thumbnail = functional.avg_pool2d(images, 4).flatten(1)
+        edges = [hog(image[0].numpy(), ORIENTATIONS, cell, (2, 2)) for image in images]
+        thumbnail = functional.avg_pool2d(images, THUMBNAIL).flatten(1)
         if not edges:
             return thumbnail
         return torch.cat([torch.as_tensor(np.stack(edges), dtype=torch.float32), thumbnail], dim=1)
+
+    def places(self) -> list[np.ndarray]:
+        """Columns of each place: a block of 2 x 2 cells and the thumbnail of the same pixels; neighbours overlap by half.
+
+        >>> [len(columns) for columns in OrientedGradients(32, cell=8).places()][:2], len(OrientedGradients().places())
+        ([52, 52], 49)
+
+        Raises:
+            ValueError: cells that the thumbnail's pixels do not divide.
+        """
+        if self.cell % THUMBNAIL:
+            raise ValueError(f"Places need cells of a multiple of {THUMBNAIL} pixels, not {self.cell}.")
+        blocks, thumbnails, step = self.size // self.cell - 1, self.size // THUMBNAIL, self.cell // THUMBNAIL
+        edges = np.arange(blocks * blocks * 4 * ORIENTATIONS).reshape(blocks, blocks, -1)
+        means = edges.size + np.arange(thumbnails * thumbnails).reshape(thumbnails, thumbnails)
+        return [
+            np.concatenate([edges[i, j], means[i * step : (i + 2) * step, j * step : (j + 2) * step].ravel()])
+            for i in range(blocks)
+            for j in range(blocks)
+        ]
+
+
+class Joined:
+    """Features side by side.
+
+    Args:
+        parts: in this order.
+    """
+
+    kind = "joined"
+
+    def __init__(self, *parts: Features) -> None:
+        self.parts = parts
+        self.fingerprint = _fingerprint(self.kind, {"parts": [part.fingerprint for part in parts]})
+        seen = [part.fitted_on for part in parts]
+        self.fitted_on = (
+            None if any(s is None for s in seen) else frozenset().union(*(s for s in seen if s is not None))
+        )
+
+    def features(self, images: Tensor) -> Tensor:
+        """``(n, d)`` of all parts."""
+        return torch.cat([part.features(images) for part in self.parts], dim=1)
 
 
 def resized(images: Tensor, size: int) -> Tensor:

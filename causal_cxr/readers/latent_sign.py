@@ -76,11 +76,10 @@ class SignModel:
     def __init__(self, features: np.ndarray, attributes: np.ndarray) -> None:
         n, d = features.shape
         self.features, self.attributes = features, attributes
-        self._means = np.column_stack([np.ones(n), attributes, *_products(attributes)])
+        self._means = _means(attributes)
         self._said = self._means[:, : attributes.shape[1] + 1]
         # What the attributes do is taken out once; then a class changes the covariance by one rank only.
-        basis, lengths, _ = np.linalg.svd(self._means, full_matrices=False)
-        self._basis = basis[:, lengths > 1e-9 * lengths[0]]
+        self._basis = attribute_basis(attributes)
         residual = features - self._basis @ (self._basis.T @ features)
         covariance = residual.T @ residual / n
         covariance[np.diag_indices(d)] += RIDGE * np.trace(covariance) / d + 1e-12
@@ -123,6 +122,19 @@ class SignModel:
                 if likelier and abs(np.corrcoef(before, after)[0, 1]) >= SWAPPED:
                     best = end
         return self._sign(best)
+
+    def refit(self, posterior: np.ndarray, *, iterations: int = 50, tolerance: float = 1e-4) -> LatentSign | None:
+        """The sign in these features that is nearest to one which is known from others.
+
+        Args:
+            posterior: ``(n,)`` of that sign; EM starts from it.
+            iterations, tolerance: as in :meth:`fit`.
+
+        Returns:
+            ``None`` where there is no such sign, as in :meth:`fit`.
+        """
+        end = self._climb(posterior, iterations, tolerance)
+        return None if end is None else self._sign(end)
 
     def _climb(self, posterior: np.ndarray, iterations: int, tolerance: float) -> _End | None:
         """EM from a posterior; ``None`` where nearly all images end in one class, or the classes in what A says."""
@@ -175,6 +187,17 @@ class SignModel:
         read = expit(self.features @ weights + offset)
         sure = float(np.mean((read > SURE) | (read < 1 - SURE)))
         return LatentSign(weights, offset, share, separation, sure)
+
+
+def attribute_basis(attributes: np.ndarray) -> np.ndarray:
+    """``(n, r)`` orthonormal: what the attributes, their squares and products can say of an image, a constant with it."""
+    basis, lengths, _ = np.linalg.svd(_means(attributes), full_matrices=False)
+    kept: np.ndarray = basis[:, lengths > 1e-9 * lengths[0]]
+    return kept
+
+
+def _means(attributes: np.ndarray) -> np.ndarray:
+    return np.column_stack([np.ones(len(attributes)), attributes, *_products(attributes)])
 
 
 def _blind_to(effects: np.ndarray, covariance: np.ndarray, step: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from causal_cxr.data.dataset import Dataset
 from causal_cxr.data.whole_file import write_json
 from causal_cxr.graphs import CausalGraph, Continuous
 from causal_cxr.readers.concepts import Concept, concept_from_dict
-from causal_cxr.readers.features import Features, OrientedGradients, Pixels
+from causal_cxr.readers.features import Features, Joined, OrientedGradients, Pixels
 from causal_cxr.readers.quality import ReaderQuality, assess
 
 PROBE, ENCODER = "reader.json", "encoder"
@@ -174,15 +174,7 @@ class ProbeReader:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        source: Any = self.features
-        kind = type(source).__name__
-        if isinstance(source, Pixels | OrientedGradients):
-            features: dict[str, Any] = {"kind": source.kind, **source.settings}
-        elif kind in ENCODERS and isinstance(source, _encoder(kind)):
-            source.save(folder / ENCODER)
-            features = {"kind": ENCODER, "class": kind}
-        else:
-            raise TypeError(f"Cannot save a probe on {kind}; use one of {[*RULES, *ENCODERS]}.")
+        features = _described(self.features, folder / ENCODER)
         save_file({"weights": self.weights, "bias": self.bias}, folder / "model.safetensors")
         content = {
             "name": self.name,
@@ -205,14 +197,7 @@ class ProbeReader:
             raise FileNotFoundError(f"{folder} has no {PROBE}; save a reader there with ProbeReader.save(folder).")
         content = json.loads((folder / PROBE).read_text())
         arrays = load_file(folder / "model.safetensors")
-        settings = content["features"]
-        kind = settings.pop("kind")
-        features: Features = (
-            # probes saved before there was a choice stand on a CLIP reader
-            _encoder(settings.get("class", "CLIPReader")).from_pretrained(folder / ENCODER)
-            if kind == ENCODER
-            else RULES[kind](**settings)
-        )
+        features = _features(content["features"], folder / ENCODER)
         return cls(
             [concept_from_dict(entry) for entry in content["concepts"]],
             arrays["weights"],
@@ -230,6 +215,38 @@ class ProbeReader:
         from causal_cxr.weights import shipped
 
         return cls.from_pretrained(shipped(name))
+
+
+def _described(features: Any, folder: Path) -> dict[str, Any]:
+    """What tells features again; weights of their own go into the folder.
+
+    Raises:
+        TypeError: they are of a class that is not the package's.
+    """
+    kind = type(features).__name__
+    if isinstance(features, Pixels | OrientedGradients):
+        return {"kind": features.kind, **features.settings}
+    if isinstance(features, Joined):
+        parts = [_described(part, folder / str(number)) for number, part in enumerate(features.parts)]
+        return {"kind": features.kind, "parts": parts}
+    if kind in ENCODERS and isinstance(features, _encoder(kind)):
+        features.save(folder)
+        return {"kind": ENCODER, "class": kind}
+    raise TypeError(f"Cannot save a probe on {kind}; use one of {[*RULES, Joined.kind, *ENCODERS]}.")
+
+
+def _features(described: dict[str, Any], folder: Path) -> Features:
+    """The features that were described so."""
+    settings = dict(described)
+    kind = settings.pop("kind")
+    if kind == Joined.kind:
+        return Joined(*(_features(part, folder / str(number)) for number, part in enumerate(settings["parts"])))
+    if kind == ENCODER:
+        # probes saved before there was a choice stand on a CLIP reader
+        encoder: Features = _encoder(settings.get("class", "CLIPReader")).from_pretrained(folder)
+        return encoder
+    rule: Features = RULES[kind](**settings)
+    return rule
 
 
 def _encoder(kind: str) -> Any:

@@ -6,15 +6,16 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from audits.fakes import GRAPH, CornerDataset, CornerEditor, CornerReader
 
 from causal_cxr.audits import Audit, Report
 from causal_cxr.audits.spec import AuditSpec, SpecError
 from causal_cxr.audits.unnamed import UnnamedSearch, halves
-from causal_cxr.readers.component_search import ComponentSearch
+from causal_cxr.readers.component_settings import ComponentSearch
 from causal_cxr.readers.components import ComponentReader
 from causal_cxr.readers.concepts import Concept
-from causal_cxr.readers.features import Pixels
+from causal_cxr.readers.features import OrientedGradients, Pixels
 
 
 class Pointless(CornerReader):
@@ -40,12 +41,12 @@ class Words:
         return images[:, 0, 7, [0, 7]]
 
 
-SEARCH = UnnamedSearch(Pixels(8), ComponentSearch(resamples=2, atoms=4), phrases=Words())
+SEARCH = UnnamedSearch(Pixels(8), ComponentSearch(resamples=2, atoms=4), phrases=Words(), local=None)
 
 
-def audit(unnamed=SEARCH, reader=Pointless, learnt=True, out=None):
+def audit(unnamed=SEARCH, reader=Pointless, learnt=True, out=None, dataset=None):
     return Audit(GRAPH, [reader()], n_edited=200, unnamed=unnamed).run(
-        CornerEditor(learnt), CornerDataset(1000), out=out, seed=1
+        CornerEditor(learnt), dataset or CornerDataset(1000), out=out, seed=1
     )
 
 
@@ -98,6 +99,34 @@ def test_nearest_phrase_and_region_say_where_and_what(made):
     top, left, bottom, right = found["region"]
     assert top < 7.5 / 8 < bottom
     assert left < 0.5 / 8 < right
+
+
+class Grainy(CornerDataset):
+    """Corners under noise, as a place in which nothing varies has no features."""
+
+    def __init__(self, n):
+        super().__init__(n)
+        self._images += 0.05 * torch.rand(self._images.shape, generator=torch.Generator().manual_seed(0))
+
+
+class Brightness:
+    """Features in which no corner shows alone."""
+
+    fingerprint, fitted_on = "brightness", frozenset()
+
+    def features(self, images):
+        return torch.cat([images.mean(dim=(2, 3)), images.std(dim=(2, 3))], dim=1)
+
+
+def test_what_the_features_do_not_hold_is_found_place_by_place():
+    images, blurred = Grainy(1000), dataclasses.replace(SEARCH, features=Brightness())
+    assert audit(blurred, dataset=images).provenance["unnamed"]["components"] == []
+    found = audit(dataclasses.replace(blurred, local=OrientedGradients(16, cell=4)), dataset=images)
+    strongest = found.provenance["unnamed"]["components"][0]
+    edge = found.edges.set_index(["attribute", "concept"]).loc["view", strongest["name"]]
+    assert edge["verdict"] == "hidden"
+    assert edge["editor_effect"] == pytest.approx(0.7, abs=0.1)
+    assert strongest["prevalence"] == pytest.approx(images.leads.mean(), abs=0.03)
 
 
 def test_a_withheld_phrase_is_not_said():
@@ -188,14 +217,14 @@ graph: {attributes: [{name: view, type: binary, levels: [PA, AP]}], edges: []}
 dataset: {type: folder, csv: t.csv, images: i, patient: id}
 editors: {mine: {type: python, target: "m:editor"}}
 readers: {plain: {type: python, target: "m:plain"}, words: {type: python, target: "m:words"}}
-unnamed: {features: %s, phrases: %s, without: [leads], resamples: 4}
+unnamed: {features: %s, phrases: %s, without: [leads], resamples: 4, local: %s}
 out: run
 """
 
 
-def spec(tmp_path, features="words", phrases="words"):
+def spec(tmp_path, features="words", phrases="words", local="true"):
     file = tmp_path / "audit.yaml"
-    file.write_text(SPEC % (features, phrases))
+    file.write_text(SPEC % (features, phrases, local))
     return AuditSpec.from_yaml(file)
 
 
@@ -209,6 +238,8 @@ def test_a_file_says_which_reader_lends_features_and_phrases(tmp_path):
     search = spec(tmp_path).search([CornerReader(), lending])
     assert search.features is search.phrases is lending
     assert (search.search.resamples, search.without) == (4, {"leads"})
+    assert isinstance(search.local, OrientedGradients)
+    assert spec(tmp_path, local="false").search([CornerReader(), lending]).local is None
 
 
 @pytest.mark.parametrize(("key", "name"), [("features", "plain"), ("phrases", "nobody")])

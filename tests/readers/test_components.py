@@ -7,7 +7,8 @@ from scipy.special import expit
 from sklearn.mixture import GaussianMixture
 
 from causal_cxr.readers.changes import Changes, change_directions
-from causal_cxr.readers.component_search import ComponentSearch, find_components
+from causal_cxr.readers.component_search import find_components
+from causal_cxr.readers.component_settings import ComponentSearch
 from causal_cxr.readers.components import Component, ComponentReader
 from causal_cxr.readers.features import Pixels
 from causal_cxr.readers.latent_sign import SignModel

@@ -4,7 +4,7 @@ import torch
 from skimage.feature import hog
 
 from causal_cxr.data.phantom import Phantom
-from causal_cxr.readers import OrientedGradients, Pixels, ProbeReader, load_concepts
+from causal_cxr.readers import Joined, MeasureReader, OrientedGradients, Pixels, ProbeReader, load_concepts
 
 
 def images_of(n=3, size=32):
@@ -42,6 +42,50 @@ def test_a_probe_on_oriented_gradients_is_saved_with_its_settings(tmp_path):
                             features=OrientedGradients(32, cell=4))  # fmt: skip
     again = ProbeReader.from_pretrained(probe.save(tmp_path))
     images = phantom.images(np.arange(6))
+    torch.testing.assert_close(again.read(images), probe.read(images), rtol=0, atol=0)
+    assert again.fingerprint == probe.fingerprint
+
+
+def test_a_place_holds_the_features_that_its_pixels_move_and_no_others():
+    gradients, images = OrientedGradients(32), images_of(1)
+    places = gradients.places()
+    dotted = images.clone()
+    dotted[0, 0, 2, 2] += 0.5  # in the corner block alone
+    moved = np.flatnonzero((gradients.features(dotted) - gradients.features(images))[0].abs() > 1e-6)
+    assert len(places) == 9
+    assert set(moved) <= set(places[0])
+    assert not set(moved) & set(places[-1])
+    assert set(np.concatenate(places)) == set(range(gradients.features(images).shape[1]))
+    with pytest.raises(ValueError, match="multiple of 4 pixels, not 6"):
+        OrientedGradients(36, cell=6).places()
+
+
+def test_joined_features_lie_side_by_side_and_know_whom_the_parts_saw():
+    class Seen(Pixels):
+        fitted_on = frozenset({"p1"})
+
+    class Unknown(Pixels):
+        fitted_on = None
+
+    both, images = Joined(Pixels(16), OrientedGradients(32)), images_of()
+    torch.testing.assert_close(
+        both.features(images), torch.cat([part.features(images) for part in both.parts], dim=1), rtol=0, atol=0
+    )
+    assert both.fitted_on == frozenset()
+    assert Joined(Seen(16), Pixels(8)).fitted_on == {"p1"}
+    assert Joined(Seen(16), Unknown(8)).fitted_on is None
+    assert both.fingerprint != Joined(OrientedGradients(32), Pixels(16)).fingerprint
+
+
+def test_a_probe_on_joined_features_is_saved_with_its_parts(tmp_path):
+    reference = Phantom(64, "independent", seed=5, size=32)
+    measures = MeasureReader.from_reference(reference, np.arange(64))
+    both = Joined(OrientedGradients(32, cell=4), measures)
+    width = both.features(reference.images(np.arange(1))).shape[1]
+    weights = np.random.default_rng(0).standard_normal((1, width, 1))
+    probe = ProbeReader(load_concepts(["control_dot"]), weights, np.zeros((1, 1)), {}, features=both)
+    again = ProbeReader.from_pretrained(probe.save(tmp_path))
+    images = reference.images(np.arange(4))
     torch.testing.assert_close(again.read(images), probe.read(images), rtol=0, atol=0)
     assert again.fingerprint == probe.fingerprint
 
