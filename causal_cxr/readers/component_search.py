@@ -18,7 +18,7 @@ SAME = 0.7  #: correlation of two detectors' logits, over which they are one sig
 AGAIN = 0.8  #: the same, for a sign to count as found again on resampled patients
 ALIKE = 0.95  #: the same, over which one of two guesses is enough
 REPEATED = 0.9  #: the same, over which only one of two signs is looked for in more places
-PART = 0.9  #: share of a sign's presence in which another shows, too, from which it is a part of that one
+PART = 0.8  #: share of a sign's presence in which another shows, too, from which it is a part of that one
 COVERED = 0.7  #: share of a sign's presence that its parts make up, from which it is the whole of them
 LARGER = 1.2  #: a whole is so many times as frequent as its part
 REPETITION = "the same as another"  #: no news; not reported
@@ -233,7 +233,14 @@ def _grown(begun: Sequence[_Candidate], tests: SignTests, local: Places) -> list
         sign = local.grown(candidate.present, candidate.sign)
         if sign is not None and sign is not candidate.sign:
             grown.append(_Candidate.of(sign, tests, candidate.again, candidate))
-    return [candidate for candidate in grown if candidate.is_crisp(tests.search)]
+    return _once([candidate for candidate in grown if candidate.is_crisp(tests.search)])
+
+
+def _once(candidates: Sequence[_Candidate]) -> list[_Candidate]:
+    """Of those that are nearly the same the best separated."""
+    ordered = sorted(candidates, key=lambda candidate: -candidate.sign.separation)
+    kept = {id(logits) for logits in _different([candidate.logits for candidate in ordered], ALIKE)}
+    return [candidate for candidate in ordered if id(candidate.logits) in kept]
 
 
 def _joined(good: Sequence[_Candidate], tests: SignTests, local: Places) -> list[_Candidate]:
@@ -247,7 +254,7 @@ def _joined(good: Sequence[_Candidate], tests: SignTests, local: Places) -> list
         if sign is not None:
             again = partial(_least, one.again, other.again)
             joined.append(_Candidate.of(sign, tests, again))
-    return [candidate for candidate in joined if candidate.is_crisp(tests.search)]
+    return _once([candidate for candidate in joined if candidate.is_crisp(tests.search)])
 
 
 def _alone(candidate: _Candidate, tests: SignTests, local: Places) -> str:
@@ -296,9 +303,13 @@ def _beside(
         reasons[id(candidate)] = why
         if not why:
             kept.append(candidate)
-    for candidate in kept:
-        if any(other.holds(candidate) for other in kept):
-            reasons[id(candidate)] = A_PART
+    # A mixture can be better separated than what it is made of, but an intervention moves it less.
+    for candidate in sorted(kept, key=lambda candidate: abs(candidate.effect)):
+        rest = [other for other in kept if other is not candidate]
+        others = [other.present for other in [*rest, *still] if not same(candidate, other)]
+        why = A_PART if any(other.holds(candidate) for other in rest) else tests.mixture(candidate.present, others)
+        if why:
+            reasons[id(candidate)], kept = why, rest
     return reasons
 
 

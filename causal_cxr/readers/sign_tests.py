@@ -12,7 +12,7 @@ from causal_cxr.readers.latent_sign import LatentSign
 from causal_cxr.readers.places import Axes
 
 TRACE_COMPONENTS = 40  #: principal components in which a trace is looked for
-TRACED = 12  #: images at least, that an intervention changes, and that it does not
+TRACED = 12  #: images at least, on either side of a comparison
 FOLDS = 5
 
 
@@ -73,13 +73,15 @@ class SignTests:
         share = self._explained(present, [])
         if share > self.search.explained:
             return f"a look of the labelled attributes, which explain {share:.0%} of it"
-        for column in self.attributes.T:
-            if len(np.unique(column)) == 2:
-                upper = column > column.mean()
-                for shows in (present, 1 - present):
-                    shares = sorted((float(shows[upper].mean()), float(shows[~upper].mean())))
-                    if shares[0] < self.search.exclusive * shares[1]:
-                        return f"a look of a labelled attribute: at its other level it shows in {shares[0]:.1%} instead of {shares[1]:.0%}"
+        # Labels may be wrong; what reads the attribute from the image then tells its levels better.
+        labels = [column > column.mean() for column in self.attributes.T if len(np.unique(column)) == 2]
+        for upper in (*labels, *(self.looks.T > 0.5)):
+            if min(upper.sum(), (~upper).sum()) < TRACED:
+                continue
+            for shows in (present, 1 - present):
+                shares = sorted((float(shows[upper].mean()), float(shows[~upper].mean())))
+                if shares[0] < self.search.exclusive * shares[1]:
+                    return f"a look of a labelled attribute: at its other level it shows in {shares[0]:.1%} instead of {shares[1]:.0%}"
         return ""
 
     def stayed(self, sign: LatentSign, contrast: str, columns: np.ndarray) -> str:
