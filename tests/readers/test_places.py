@@ -148,6 +148,35 @@ def test_what_moves_is_told_by_its_trace_and_what_goes_is_not():
     assert "not gone" in answer(Lab(shifted, chance=(0.5, 0.5)))
 
 
+def test_where_labels_are_wrong_a_look_is_told_by_what_reads_the_attribute():
+    lab, rng = Lab({4: always}), np.random.default_rng(0)
+    half = lab.view * lab.side  # how the view looks in one half of the images
+    wrong = np.where(rng.uniform(size=1200) < 0.1, 1 - lab.view, lab.view)
+
+    def answer(looks):
+        tests = SignTests(
+            lab.changes, lab.features, (wrong - wrong.mean())[:, None], looks, {}, lab.patients, ComponentSearch(), 0
+        )
+        return tests.look(half, 0.5, "view: PA -> AP")
+
+    assert answer(np.empty((1200, 0))) == ""
+    assert (
+        answer(lab.view[:, None])
+        == "a look of a labelled attribute: at its other level it shows in 0.0% instead of 50%"
+    )
+
+
+def test_a_blend_of_signs_is_a_mixture_and_they_are_not():
+    lab = Lab({4: always})
+    mark = (lab.noise[:, 0] > 0).astype(float)
+    tests = SignTests(
+        lab.changes, lab.features, lab.numbers, np.empty((1200, 0)), {}, lab.patients, ComponentSearch(), 0
+    )
+    blend = lab.there * mark
+    assert "a mixture of other components, which explain 1" in tests.mixture(blend, [lab.there, mark])
+    assert tests.mixture(lab.there, [mark]) == ""
+
+
 def test_a_valley_lies_between_two_classes_and_none_in_one_that_was_cut():
     rng = np.random.default_rng(0)
     two = np.r_[rng.normal(-6, 1.5, 700), rng.normal(6, 1.5, 300)]
