@@ -148,8 +148,10 @@ class SignTests:
         mine = self.changes.of(
             np.flatnonzero((self.changes.contrast == contrast) & (np.sign(self.changes.orientation) == turn))
         )
-        hidden = sign.logits(getattr(mine, goal)) < 0
-        was = sign.logits(getattr(mine, source))[hidden] > 0
+        hidden, lacked = (sign.logits(getattr(mine, kind)) < 0 for kind in (goal, source))
+        was = ~lacked[hidden]
+        if was.sum() >= TRACED > (~was).sum() and lacked.sum() >= 2 * TRACED:
+            return 1.0  # what lacked it has it now: whatever lacks it now had it
         if min(was.sum(), (~was).sum()) < TRACED:
             return None
         axes = Axes.fit(self.features, columns, TRACE_COMPONENTS)

@@ -9,6 +9,7 @@ from scipy.special import expit
 from causal_cxr.readers.changes import Changes
 from causal_cxr.readers.component_search import find_components
 from causal_cxr.readers.component_settings import ComponentSearch
+from causal_cxr.readers.latent_sign import SignModel
 from causal_cxr.readers.places import Places, valley
 from causal_cxr.readers.sign_tests import SignTests
 
@@ -146,6 +147,19 @@ def test_what_moves_is_told_by_its_trace_and_what_goes_is_not():
     }
     assert answer(Lab({2: always})) == ""
     assert "not gone" in answer(Lab(shifted, chance=(0.5, 0.5)))
+
+
+def test_what_comes_where_it_was_not_and_goes_where_it_was_is_no_sign_that_goes():
+    """Under AP a thing is where it is not under PA, in each image: whatever lacks it has had it."""
+    lab = Lab({4: lambda view, side: np.where(side == 1, view, 1 - view)}, chance=(1, 1))
+    tests = SignTests(
+        lab.changes, lab.features, lab.numbers, np.empty((1200, 0)), {}, lab.patients, ComponentSearch(), 0
+    )
+    there = np.where(lab.side == 1, lab.view, 1 - lab.view)
+    sign = SignModel(lab.features[:, PLACES[4]], lab.numbers).refit(there)
+    weights = np.zeros(126)
+    weights[PLACES[4]] = sign.weights
+    assert "AUROC 1.00" in tests.stayed(replace(sign, weights=weights), "view: PA -> AP", PLACES[4])
 
 
 def test_where_labels_are_wrong_a_look_is_told_by_what_reads_the_attribute():
