@@ -12,7 +12,7 @@ from causal_cxr.readers.changes import Changes, change_directions
 from causal_cxr.readers.component_settings import ComponentSearch
 from causal_cxr.readers.latent_sign import LatentSign, SignModel
 from causal_cxr.readers.places import Axes, Places, valley
-from causal_cxr.readers.sign_tests import SignTests
+from causal_cxr.readers.sign_tests import SignTests, correlation
 
 SAME = 0.7  #: correlation of two detectors' logits, over which they are one sign
 AGAIN = 0.8  #: the same, for a sign to count as found again on resampled patients
@@ -289,7 +289,7 @@ def _beside(
 
     def same(one: _Candidate, other: _Candidate) -> bool:
         own = [local.own(candidate.present) for candidate in (one, other)]
-        return other.begun is one or one.begun is other or _correlation(*own) >= SAME
+        return other.begun is one or one.begun is other or correlation(*own) >= SAME
 
     reasons, kept = dict[int, str](), list[_Candidate]()
     for candidate in ordered:
@@ -335,7 +335,7 @@ def _different(scores: Sequence[np.ndarray], least: float) -> list[np.ndarray]:
     """Those whose correlation with every one kept before is less."""
     kept: list[np.ndarray] = []
     for values in scores:
-        if all(_correlation(values, other) < least for other in kept):
+        if all(correlation(values, other) < least for other in kept):
             kept.append(values)
     return kept
 
@@ -356,10 +356,11 @@ def _halves(patients: np.ndarray, of_pairs: np.ndarray, count: int, seed: int) -
 
 def _share(logits: np.ndarray, resampled: Sequence[Sequence[np.ndarray]]) -> float:
     """Of the resamples, in which one is like it."""
-    return float(np.mean([any(_correlation(logits, other) >= AGAIN for other in half) for half in resampled]))
+    return float(np.mean([any(correlation(logits, other) >= AGAIN for other in half) for half in resampled]))
 
 
 def _least(one: Callable[[], float], other: Callable[[], float]) -> float:
+    """Of a sign of two sides: as often as the side that is found more rarely."""
     return min(one(), other())
 
 
@@ -368,10 +369,6 @@ def _rarer(sign: LatentSign) -> LatentSign:
     if sign.prevalence <= 0.5:
         return sign
     return replace(sign, weights=-sign.weights, offset=-sign.offset, prevalence=1 - sign.prevalence)
-
-
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    return abs(float(np.corrcoef(one, other)[0, 1]))
 
 
 def _check(

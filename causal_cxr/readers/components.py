@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -104,7 +104,7 @@ class ComponentReader:
         kept = [f for f in found if not f.verdict]
         components = [
             Component(f"{name} {i} ({f.attribute})", f.attribute, f.contrast, f.effect, f.se, f.sign.prevalence,
-                      f.sign.separation, f.selection or 0.0)
+                      f.sign.separation, cast("float", f.selection))  # a kept one has been resampled
             for i, f in enumerate(kept, start=1)
         ]  # fmt: skip
         concepts = [Concept(c.name, (c.name,), (f"no {c.name}",)) for c in components]

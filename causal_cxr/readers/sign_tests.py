@@ -88,7 +88,7 @@ class SignTests:
         """It has not come or gone, but moved out of its place, or looks otherwise: then it leaves a trace.
 
         Images in which the intervention hides the sign are told from those in which it was hidden before, both as edited, by
-        a logistic regression on other folds; and images in which it will show from those in which it will not, both unedited.
+        a logistic regression on other folds; and images in which it will show from those in which it will not, both as null edits.
         What has really gone cannot be told from what was never there.
 
         Args:
@@ -117,7 +117,7 @@ class SignTests:
 
     def name(self, present: np.ndarray) -> str:
         """A reader has a name for it."""
-        likeness = {name: _correlation(present, scores) for name, scores in self.named.items() if scores.std() > 0}
+        likeness = {name: correlation(present, scores) for name, scores in self.named.items() if scores.std() > 0}
         nearest = max(likeness, key=likeness.__getitem__, default=None)
         if nearest is None or likeness[nearest] < self.search.named:
             return ""
@@ -163,5 +163,6 @@ class SignTests:
         return float(roc_auc_score(was, told[:, 1]))
 
 
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Size of the correlation of two scores of the same images."""
     return abs(float(np.corrcoef(one, other)[0, 1]))
