@@ -20,6 +20,8 @@ class ComponentSearch:
             :func:`~causal_cxr.readers.places.valley`.
         trace: a sign has not come or gone but moved or changed its look, if images in which an intervention shows (hides)
             it can be told by this AUROC from others where it is (is not) there either.
+        kinds: images in which an intervention takes a sign away are told by this AUROC from those in which it leaves it: then
+            it is two signs in one.
         explained: a sign of whose variance the labelled attributes, and what reads them, explain this share is how they look.
         wholly: a sign that an intervention moves in this share of images is how the attribute that it sets looks.
         named: correlation with the scores of a named concept from which a sign is that concept.
@@ -38,6 +40,7 @@ class ComponentSearch:
     crisp: float = 20.0
     valley: float = 0.3
     trace: float = 0.8
+    kinds: float = 0.75
     explained: float = 0.7
     wholly: float = 0.9
     named: float = 0.8

@@ -14,7 +14,7 @@ GUESSES = 6  #: independent components of the changes in a place, with and witho
 GROWN = (4, 16)  #: places that a sign is read from in the end
 GROWN_COMPONENTS = 150  #: principal components of these
 AROUND = 8  #: places in which what is left of a sign is looked for
-STAYS = 0.7  #: correlation with what it grew from, under which it has become another sign
+STAYS = 0.7  #: correlation with what a sign grew from, from which it is still that sign
 HARDLY_LESS = (
     0.5  #: of the best separation: then the sign in more places counts, whose class is less often a part of it
 )
@@ -115,12 +115,13 @@ class Places:
             return np.arange(self.features.shape[1])
         return np.unique(np.concatenate([self.columns[k] for k in self.showing(present)[:AROUND]]))
 
-    def grown(self, present: np.ndarray, begun: LatentSign | None = None) -> LatentSign | None:
+    def grown(self, present: np.ndarray, begun: LatentSign | None = None, *, stays: float = STAYS) -> LatentSign | None:
         """The same sign, read from all the places where it shows.
 
         Args:
             present: ``(n,)`` posterior of the sign.
             begun: its detector, if there is one: stays, where the sign is not found in more places.
+            stays: correlation with ``present``, under which it has become another sign.
 
         Returns:
             ``None`` where there is none.
@@ -135,7 +136,7 @@ class Places:
             if sign is None:
                 continue
             sign = axes.lifted(sign, self.features.shape[1])
-            if np.corrcoef(expit(sign.logits(self.features)), present)[0, 1] >= STAYS:
+            if np.corrcoef(expit(sign.logits(self.features)), present)[0, 1] >= stays:
                 ends.append(sign)
         best = max((end.separation for end in ends), default=0.0)
         return next((end for end in reversed(ends) if end.separation >= HARDLY_LESS * best), None)

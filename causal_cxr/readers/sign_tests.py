@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import expit
@@ -96,15 +97,49 @@ class SignTests:
             contrast: the intervention that moves it most.
             columns: of the features, where it shows.
         """
-        told = [
-            auroc
-            for source, goal in (("null", "edited"), ("edited", "null"))
-            for turn in (-1, 1)
-            if (auroc := self._traced(sign, contrast, turn, source, goal, columns)) is not None
-        ]
+        told = []
+        for pairs in self._turned(contrast):
+            for source, goal in ((pairs.null, pairs.edited), (pairs.edited, pairs.null)):
+                lacked, hidden = sign.logits(source) < 0, sign.logits(goal) < 0
+                was = ~lacked[hidden]
+                if was.sum() >= TRACED > (~was).sum() and lacked.sum() >= 2 * TRACED:
+                    told.append(1.0)  # what lacked it has it now: whatever lacks it now had it
+                elif min(was.sum(), (~was).sum()) >= TRACED:
+                    told.append(self._told(goal[hidden], was, pairs.patients[hidden], columns))
         if not told or min(told) <= self.search.trace:
             return ""
         return f"moved, or of another look, under {contrast}, not gone: where it is hidden it can be told (AUROC {min(told):.2f})"
+
+    def kinds(self, sign: LatentSign, contrast: str, columns: np.ndarray) -> np.ndarray | None:
+        """Whether an intervention takes away another kind of what the sign is than it leaves: then it is two signs in one.
+
+        Images that keep the sign are told from those that lose it, both as they are while they have it, by a logistic
+        regression on other folds. Which images lose what is one thing is chance, or up to the labelled attributes.
+
+        Args:
+            sign: its detector.
+            contrast: the intervention that moves it most.
+            columns: of the features, where it shows.
+
+        Returns:
+            ``(n,)`` of the unedited images, whether what they have is of the kind that goes, if it is there at all; ``None``
+            where it is one thing, or too few images tell.
+        """
+        there, goes, told = [], [], []
+        for pairs in self._turned(contrast):
+            shows = [sign.logits(side) > 0 for side in (pairs.null, pairs.edited)]
+            had, has = (0, 1) if shows[0].sum() > shows[1].sum() else (1, 0)
+            images, left = (pairs.null, pairs.edited)[had][shows[had]], ~shows[has][shows[had]]
+            there.append(images)
+            goes.append(left)
+            if min(left.sum(), (~left).sum()) >= TRACED:
+                told.append(self._told(images, left, pairs.patients[shows[had]], columns))
+        if not told or min(told) <= self.search.kinds:
+            return None
+        axes = Axes.fit(self.features, columns, TRACE_COMPONENTS)
+        model = _classifier().fit(axes.scores(np.concatenate(there)), np.concatenate(goes))
+        gone: np.ndarray = model.predict(axes.scores(self.features)).astype(bool)
+        return gone
 
     def mixture(self, present: np.ndarray, others: Sequence[np.ndarray]) -> str:
         """It is made of other signs and attributes, as "portable, but no marker"."""
@@ -135,32 +170,31 @@ class SignTests:
         said = cross_val_predict(forest, shown, present, groups=self.patients, cv=GroupKFold(3))
         return float(1 - np.mean((present - said) ** 2) / max(float(present.var()), 1e-12))
 
-    def _traced(
-        self, sign: LatentSign, contrast: str, turn: int, source: str, goal: str, columns: np.ndarray
-    ) -> float | None:
-        """AUROC with which images without the sign at the goal tell whether it is there at the source; ``None`` if too few."""
-        from sklearn.linear_model import LogisticRegression
+    def _turned(self, contrast: str) -> list[Changes]:
+        """The pairs of an intervention, either way."""
+        mine = self.changes.contrast == contrast
+        turns = np.sign(self.changes.orientation)
+        return [self.changes.of(np.flatnonzero(mine & (turns == turn))) for turn in (-1, 1)]
+
+    def _told(self, images: np.ndarray, truth: np.ndarray, patients: np.ndarray, columns: np.ndarray) -> float:
+        """AUROC with which images are told apart by some of their features, on patients left out of the fit."""
         from sklearn.metrics import roc_auc_score
         from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
 
-        mine = self.changes.of(
-            np.flatnonzero((self.changes.contrast == contrast) & (np.sign(self.changes.orientation) == turn))
-        )
-        hidden, lacked = (sign.logits(getattr(mine, kind)) < 0 for kind in (goal, source))
-        was = ~lacked[hidden]
-        if was.sum() >= TRACED > (~was).sum() and lacked.sum() >= 2 * TRACED:
-            return 1.0  # what lacked it has it now: whatever lacks it now had it
-        if min(was.sum(), (~was).sum()) < TRACED:
-            return None
         axes = Axes.fit(self.features, columns, TRACE_COMPONENTS)
-        told = cross_val_predict(
-            make_pipeline(StandardScaler(), LogisticRegression(C=0.02, max_iter=500)),
-            axes.scores(getattr(mine, goal)[hidden]), was, groups=mine.patients[hidden], method="predict_proba",
+        said = cross_val_predict(
+            _classifier(), axes.scores(images), truth, groups=patients, method="predict_proba",
             cv=StratifiedGroupKFold(FOLDS, shuffle=True, random_state=self.seed),
         )  # fmt: skip
-        return float(roc_auc_score(was, told[:, 1]))
+        return float(roc_auc_score(truth, said[:, 1]))
+
+
+def _classifier() -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(C=0.02, class_weight="balanced", max_iter=500))
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:

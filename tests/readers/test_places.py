@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from causal_cxr.readers.candidates import Candidate, taken_apart
 from causal_cxr.readers.changes import Changes
 from causal_cxr.readers.component_search import find_components
 from causal_cxr.readers.component_settings import ComponentSearch
-from causal_cxr.readers.latent_sign import SignModel
+from causal_cxr.readers.latent_sign import LatentSign, SignModel
 from causal_cxr.readers.places import Places, valley
 from causal_cxr.readers.sign_tests import SignTests
 
@@ -24,11 +25,14 @@ def correlation(one, other):
 
 
 class Lab:
-    """Images in ten places; a view, and a thing that hangs on it, drawn in places as ``shown`` says."""
+    """Images in ten places; a view, and a thing that hangs on it, drawn in places as ``shown`` says.
 
-    def __init__(self, shown, chance=(0.1, 0.7), seed=0, n=1200):
+    In the place ``still`` half of the images have a mark that nothing moves.
+    """
+
+    def __init__(self, shown, chance=(0.1, 0.7), seed=0, n=1200, still=None):
         rng = np.random.default_rng(seed)
-        self.shown, self.chance = shown, np.array(chance)
+        self.shown, self.chance, self.still = shown, np.array(chance), still
         self.view = (rng.uniform(size=n) < 0.5).astype(float)
         self.noise, self.u = rng.standard_normal((n, 126)), rng.uniform(size=n)
         self.side = (rng.uniform(size=n) < 0.5).astype(float)
@@ -47,7 +51,13 @@ class Lab:
         images[:, WHOLE] += 3 * view[:, None]
         for place, how in self.shown.items():
             images[:, PLACES[place][:5]] += 3 * (there * how(view, self.side[rows]))[:, None]
+        if self.still is not None:
+            images[:, PLACES[self.still][:5]] += 3 * self.side[rows][:, None]
         return images, there
+
+    def tests(self):
+        none = np.empty((len(self.features), 0))
+        return SignTests(self.changes, self.features, self.numbers, none, {}, self.patients, ComponentSearch(), 0)
 
     def find(self, search=QUICK):
         return find_components(self.changes, self.features, self.numbers, self.patients, search, places=PLACES)
@@ -133,9 +143,7 @@ def test_what_moves_to_another_place_has_not_gone():
 
 def test_what_moves_is_told_by_its_trace_and_what_goes_is_not():
     def answer(lab):
-        tests = SignTests(
-            lab.changes, lab.features, lab.numbers, np.empty((1200, 0)), {}, lab.patients, ComponentSearch(), 0
-        )
+        tests = lab.tests()
         places = Places(lab.features, lab.numbers, PLACES)
         signs = places.signs(2, lab.changes)
         sign = max(signs, key=lambda s: abs(tests.effects(s)["view: PA -> AP"][0]))
@@ -152,9 +160,7 @@ def test_what_moves_is_told_by_its_trace_and_what_goes_is_not():
 def test_what_comes_where_it_was_not_and_goes_where_it_was_is_no_sign_that_goes():
     """Under AP a thing is where it is not under PA, in each image: whatever lacks it has had it."""
     lab = Lab({4: lambda view, side: np.where(side == 1, view, 1 - view)}, chance=(1, 1))
-    tests = SignTests(
-        lab.changes, lab.features, lab.numbers, np.empty((1200, 0)), {}, lab.patients, ComponentSearch(), 0
-    )
+    tests = lab.tests()
     there = np.where(lab.side == 1, lab.view, 1 - lab.view)
     sign = SignModel(lab.features[:, PLACES[4]], lab.numbers).refit(there)
     weights = np.zeros(126)
@@ -183,12 +189,38 @@ def test_where_labels_are_wrong_a_look_is_told_by_what_reads_the_attribute():
 def test_a_blend_of_signs_is_a_mixture_and_they_are_not():
     lab = Lab({4: always})
     mark = (lab.noise[:, 0] > 0).astype(float)
-    tests = SignTests(
-        lab.changes, lab.features, lab.numbers, np.empty((1200, 0)), {}, lab.patients, ComponentSearch(), 0
-    )
+    tests = lab.tests()
     blend = lab.there * mark
     assert "a mixture of other components, which explain 1" in tests.mixture(blend, [lab.there, mark])
     assert tests.mixture(lab.there, [mark]) == ""
+
+
+def either(*places):
+    """A detector that sees a sign where a thing or a mark is in one of the places."""
+    weights = np.zeros(126)
+    weights[np.concatenate([PLACES[place][:5] for place in places])] = 1.0
+    return LatentSign(weights, -7.5, 0.5, 20.0, 0.9)
+
+
+def test_what_goes_is_told_from_what_stays_in_two_signs_taken_for_one_and_not_in_one():
+    lab = Lab({2: always}, still=7)
+    columns = np.concatenate([PLACES[2], PLACES[7]])
+    gone = lab.tests().kinds(either(2, 7), "view: PA -> AP", columns)
+    one_only = lab.there != lab.side
+    assert np.mean(gone[one_only] == lab.there[one_only]) > 0.95
+    assert lab.tests().kinds(either(2), "view: PA -> AP", columns) is None
+
+
+def test_two_signs_in_one_are_taken_apart():
+    lab = Lab({2: always}, still=7)
+    places = Places(lab.features, lab.numbers, PLACES)
+    blend, thing = (Candidate.of(either(*p), lab.tests(), lambda: 1.0) for p in ((2, 7), (2,)))
+    goes, stays = taken_apart(blend, lab.tests(), places)
+    assert correlation(goes.present, lab.there) > 0.97
+    assert goes.effect == pytest.approx(0.6, abs=0.08)
+    assert correlation(stays.present, lab.side) > 0.97
+    assert not stays.moves(ComponentSearch())
+    assert taken_apart(thing, lab.tests(), places) == []
 
 
 def test_a_valley_lies_between_two_classes_and_none_in_one_that_was_cut():
