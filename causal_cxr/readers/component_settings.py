@@ -39,7 +39,7 @@ class ComponentSearch:
     separation: float = 5.0
     crisp: float = 20.0
     valley: float = 0.3
-    trace: float = 0.8
+    trace: float = 0.7
     kinds: float = 0.75
     explained: float = 0.7
     wholly: float = 0.9
