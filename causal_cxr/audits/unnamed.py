@@ -21,7 +21,7 @@ from causal_cxr.graphs import CausalGraph, Continuous
 from causal_cxr.readers.changes import Changes
 from causal_cxr.readers.component_search import Found, find_components
 from causal_cxr.readers.component_settings import ComponentSearch
-from causal_cxr.readers.components import Component, ComponentReader
+from causal_cxr.readers.components import Component, ComponentReader, Region
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.features import Features, Joined, OrientedGradients
 from causal_cxr.readers.quality import ReaderQuality
@@ -30,13 +30,12 @@ from causal_cxr.readers.reader import Reader
 NAME, COLUMNS = "unnamed", "features"
 SHOWN = 3  #: images a component
 COMPARED = (
-    12  #: edited images in which a component appears or goes, and as many in which it stays, behind phrases and region
+    12  #: edited images in which a component appears or goes, and as many in which it stays, behind phrases and regions
 )
 BLANK = (64, 64)  #: an image that tells how many features there are
-BLUR, BORDER = (
-    0.03,
-    0.5,
-)  #: of the map of changes, as a share of the image's side; of its maximum, where the region ends
+BLUR = 0.03  #: of the map of changes, as a share of the image's side
+BORDER = 0.5  #: of the map's maximum, where a region ends
+SURE, REGIONS = 3.0, 4  #: Welch's t of a region beside the surest one; how many at most
 
 
 class Phrases(Protocol):
@@ -228,7 +227,7 @@ def illustrate(
     plan: Plan,
     search: UnnamedSearch,
 ) -> tuple[Unnamed, tuple[ComponentPicture, ...]]:
-    """Pictures, region and nearest phrases of each component, from images of the other half that are edited again.
+    """Pictures, regions and nearest phrases of each component, from images of the other half that are edited again.
 
     Args:
         unnamed: frozen.
@@ -250,7 +249,9 @@ def illustrate(
         turned = np.r_[np.sign(moved["change"]), still["orientation"] * np.sign(component.effect)]
         change = (edited - null)[:, 0].numpy() * turned[:, None, None]
         component = replace(
-            component, region=_region(change, len(moved)), phrases=_phrases(search, null, edited, turned, len(moved))
+            component,
+            regions=regions_of(change, len(moved)),
+            phrases=_phrases(search, null, edited, turned, len(moved)),
         )
         components.append(component)
         for k, row in enumerate(moved.head(SHOWN).to_dict("records")):
@@ -340,7 +341,7 @@ def _strongest(scores: pd.DataFrame, component: Component) -> tuple[str, pd.Data
     return editor, pairs.iloc[order[::-1][:count]], pairs.iloc[order[:count]]
 
 
-def _region(change: np.ndarray, moved: int) -> tuple[float, float, float, float] | None:
+def regions_of(change: np.ndarray, moved: int) -> tuple[Region, ...]:
     """Where the first images, in which the sign appears, differ most surely (Welch's t) from others under the same edit.
 
     Args:
@@ -353,16 +354,17 @@ def _region(change: np.ndarray, moved: int) -> tuple[float, float, float, float]
     height, width = change.shape[1:]
     smooth = gaussian_filter(change, (0, BLUR * height, BLUR * width))
     if min(moved, len(change) - moved) < 2 or not np.ptp(smooth) > 0:
-        return None
+        return ()
     floor = 0.1 * smooth.std()  # where hardly anything changes, a small spread is no evidence
     one, other = smooth[:moved], smooth[moved:]
-    surely = (one.mean(0) - other.mean(0)) / np.sqrt(
-        one.var(0) / len(one) + other.var(0) / len(other) + floor**2 / len(one)
-    )
-    surely = np.abs(surely)
-    parts = regionprops(label(surely >= BORDER * surely.max()), intensity_image=surely)
-    top, left, bottom, right = max(parts, key=lambda part: float(part.intensity_max)).bbox
-    return top / height, left / width, bottom / height, right / width
+    size = np.abs(one.mean(0) - other.mean(0))
+    surely = size / np.sqrt(one.var(0) / len(one) + other.var(0) / len(other) + floor**2 / len(one))
+    parts = regionprops(label(surely >= BORDER * surely.max()), intensity_image=np.stack([surely, size], axis=-1))
+    parts.sort(key=lambda part: -float(part.intensity_max[0]))
+    # Of a thing on either side each half shows in some of the images only: less surely, but not by less.
+    least = np.array([SURE, BORDER * size.max()])
+    shown = [part.bbox for i, part in enumerate(parts) if not i or (part.intensity_max >= least).all()][:REGIONS]
+    return tuple((top / height, left / width, bottom / height, right / width) for top, left, bottom, right in shown)
 
 
 def _phrases(

@@ -21,6 +21,7 @@ from causal_cxr.readers.probe import ProbeReader
 from causal_cxr.readers.quality import COLUMNS, ReaderQuality
 
 COMPONENTS, PROBE = "components.json", "probe"
+Region = tuple[float, float, float, float]  #: top, left, bottom, right, as fractions of the image
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Component:
         phrases: (name, margin) of the nearest ones, the nearest first: how much stronger the phrase becomes in images where
             the sign appears than in others under the same intervention, in standard deviations (negative: weaker; the sign is
             then that it is absent). Its lead over the next is what the naming is worth.
-        region: (top, left, bottom, right) as fractions of the image where it changes most; ``None`` = not known.
+        regions: (top, left, bottom, right) as fractions of the image, where it changes most surely, the surest first: two of
+            a thing on either side; none if not known.
     """
 
     name: str
@@ -49,7 +51,7 @@ class Component:
     separation: float
     selection: float
     phrases: tuple[tuple[str, float], ...] = ()
-    region: tuple[float, float, float, float] | None = None
+    regions: tuple[Region, ...] = ()
 
 
 class ComponentReader:
@@ -170,8 +172,7 @@ class ComponentReader:
 def _component(entry: dict[str, Any]) -> Component:
     component = Component(**entry)
     phrases = tuple((str(name), float(margin)) for name, margin in component.phrases)
-    region: Any = None if component.region is None else tuple(component.region)
-    return replace(component, phrases=phrases, region=region)
+    return replace(component, phrases=phrases, regions=tuple(cast("Region", tuple(r)) for r in component.regions))
 
 
 def _quality(concepts: Sequence[Concept], scores: np.ndarray) -> ReaderQuality:

@@ -11,7 +11,7 @@ from audits.fakes import GRAPH, CornerDataset, CornerEditor, CornerReader
 
 from causal_cxr.audits import Audit, Report
 from causal_cxr.audits.spec import AuditSpec, SpecError
-from causal_cxr.audits.unnamed import UnnamedSearch, halves
+from causal_cxr.audits.unnamed import UnnamedSearch, halves, regions_of
 from causal_cxr.readers.component_settings import ComponentSearch
 from causal_cxr.readers.components import ComponentReader
 from causal_cxr.readers.concepts import Concept
@@ -96,9 +96,28 @@ def test_nearest_phrase_and_region_say_where_and_what(made):
     name, growth = found["phrases"][0]
     assert name == "a wire"
     assert abs(growth) > 3 * abs(found["phrases"][1][1])
-    top, left, bottom, right = found["region"]
+    ((top, left, bottom, right),) = found["regions"]
     assert top < 7.5 / 8 < bottom
     assert left < 0.5 / 8 < right
+
+
+def test_a_thing_on_either_side_has_two_regions_and_one_in_its_place_has_one():
+    rng = np.random.default_rng(0)
+    change = 0.1 * rng.standard_normal((24, 32, 32))
+    one_place = change.copy()
+    one_place[:12, 8:14, 4:10] += 1
+    change[0:12:2, 8:14, 4:10] += 1
+    change[1:12:2, 18:24, 22:28] += 1
+
+    def within(region, box):
+        return np.abs(np.array(region) * 32 - np.array(box)).max() <= 2
+
+    (only,) = regions_of(one_place, 12)
+    assert within(only, (8, 4, 14, 10))
+    upper, lower = sorted(regions_of(change, 12))
+    assert within(upper, (8, 4, 14, 10))
+    assert within(lower, (18, 22, 24, 28))
+    assert regions_of(np.zeros((24, 32, 32)), 12) == ()
 
 
 class Grainy(CornerDataset):

@@ -206,7 +206,9 @@ def test_a_reader_comes_back_as_it_was_frozen_and_another_is_refused(frozen, tmp
     reader, values, _ = frozen
     described = reader.described(
         [
-            Component(**{**vars(c), "phrases": (("leads", 2.0),), "region": (0.1, 0.2, 0.3, 0.4)})
+            Component(
+                **{**vars(c), "phrases": (("leads", 2.0),), "regions": ((0.1, 0.2, 0.3, 0.4), (0.1, 0.6, 0.3, 0.8))}
+            )
             for c in reader.components
         ]
     )

@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -359,20 +359,22 @@ def _unnamed(report: "Report", cells: list[dict[str, Any]]) -> dict[str, Any] | 
         ]
         names = component["phrases"]
         lead = abs(names[0][1]) - abs(names[1][1]) if len(names) > 1 else None
-        components.append({**component, "rows": rows, "cells": mine, "lead": lead, "box": _box(component["region"])})
+        components.append({**component, "rows": rows, "cells": mine, "lead": lead, "box": _boxes(component["regions"])})
     return {**searched, "components": components}
 
 
-def _box(region: Any) -> str | None:
-    """An outline over a picture, as SVG on a square of 100."""
-    if region is None:
+def _boxes(regions: Sequence[Sequence[float]]) -> str | None:
+    """Outlines over a picture, as SVG on a square of 100."""
+    if not regions:
         return None
-    top, left, bottom, right = (100 * float(value) for value in region)
-    rectangle = f'x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}"'
-    return (
-        '<svg class="box" viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">'
-        f'<rect {rectangle} fill="none" stroke="var(--accent)" stroke-width="1.5" vector-effect="non-scaling-stroke"/></svg>'
-    )
+    drawn = ""
+    for region in regions:
+        top, left, bottom, right = (100 * float(value) for value in region)
+        drawn += (
+            f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}" fill="none" '
+            'stroke="var(--accent)" stroke-width="1.5" vector-effect="non-scaling-stroke"/>'
+        )
+    return f'<svg class="box" viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{drawn}</svg>'
 
 
 def _pictures(item: "GalleryItem", edges: list[dict[str, Any]], measured: pd.DataFrame) -> dict[str, Any]:
