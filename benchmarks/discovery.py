@@ -9,7 +9,8 @@ that the images of a patient share, read by imperfect readers), ``leaky`` (the o
 (with latents that are a map), ``scm-tuned`` (that one, fine-tuned on counterfactuals) and ``diffusion`` (fitted to the world:
 the shipped one, else an adapter, else, where the base's text encoder never learnt a word of the world's, the whole editor; read
 by a probe that is fitted to the same world with independent attributes), and ``diffusion-heun`` (that one, following the ODE:
-it holds what stays less well, and lets signs come and go where what is set makes them only somewhat likelier).
+it holds what stays less well, and lets signs come and go where what is set makes them only somewhat likelier), and
+``diffusion-sampled`` (that one, editing images that it draws itself: what the model has learnt, whatever its edits show).
 
 Under ``summary.<editor>``: adjacency ``f1``, ``precision``, ``recall`` and ``fdr`` among decided pairs (pairs whose true
 effect is neither >= 2 delta nor <= delta / 5 are grey and not scored; ``recall_of_all`` and ``f1_of_all`` count undecided
@@ -169,7 +170,9 @@ def main() -> None:
     """Audit, score, compare, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--editor", choices=(*SIMULATED, "scm", "scm-map", "scm-tuned", "diffusion", "diffusion-heun"), required=True
+        "--editor",
+        required=True,
+        choices=(*SIMULATED, "scm", "scm-map", "scm-tuned", "diffusion", "diffusion-heun", "diffusion-sampled"),
     )
     parser.add_argument(
         "--worlds", nargs="*", default=[], help="names, 'named' (all scored ones), or a number of random ones"

@@ -70,7 +70,8 @@ def fitted_editor(kind: str, world: World, *, steps: int | None = None, folder: 
     """An editor of a world: the shipped one where there is one, else fitted and kept.
 
     Args:
-        kind: one of :data:`KINDS`, or ``diffusion-`` and the name of an inversion: the same weights inverted by it.
+        kind: one of :data:`KINDS`, or ``diffusion-`` and the name of an inversion: the same weights inverted by it;
+            ``diffusion-sampled`` edits images of their own.
         world: that it is to know.
         steps: of a fit, in place of :data:`STEPS`; nothing shipped is used.
         folder: for ``flamingo``: where its layers are, unless they ship.
@@ -80,7 +81,7 @@ def fitted_editor(kind: str, world: World, *, steps: int | None = None, folder: 
         FileNotFoundError: there are no layers for ``flamingo``.
     """
     from causal_cxr.editors import SCMEditor
-    from causal_cxr.editors.diffusion.inversion import INVERSIONS
+    from causal_cxr.editors.diffusion.inversion import INVERSIONS, Sampled
 
     if kind == "scm-tuned":
         start, count = fitted_editor("scm-map", world), steps or STEPS[kind]
@@ -102,13 +103,14 @@ def fitted_editor(kind: str, world: World, *, steps: int | None = None, folder: 
         )
     if kind == "flamingo":
         return _flamingo(world, folder)
+    methods = {**INVERSIONS, Sampled.name: Sampled}
     method = kind.removeprefix(DIFFUSION).removeprefix("-")
-    if not kind.startswith(DIFFUSION) or (method and method not in INVERSIONS):
+    if not kind.startswith(DIFFUSION) or (method and method not in methods):
         raise ValueError(
-            f"There is no editor {kind!r}; choose from {list(KINDS)}, or diffusion- and one of {list(INVERSIONS)}."
+            f"There is no editor {kind!r}; choose from {list(KINDS)}, or diffusion- and one of {list(methods)}."
         )
     editor = _diffusion(world, steps)
-    return editor.using(inversion=INVERSIONS[method]()) if method else editor
+    return editor.using(inversion=methods[method]()) if method else editor
 
 
 def balanced_editors(

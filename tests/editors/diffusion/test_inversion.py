@@ -23,6 +23,7 @@ from causal_cxr.editors.diffusion.inversion import (
     NegativePrompt,
     NullText,
     Offsets,
+    Sampled,
     Trajectory,
 )  # fmt: skip
 from causal_cxr.editors.diffusion.inversion.ddim import step
@@ -384,6 +385,27 @@ def test_the_registry_names_what_the_methods_call_themselves():
         "coupled",
     }  # fmt: skip
     assert all(method.name == name and repr(method()) == repr(method()) for name, method in INVERSIONS.items())
+
+
+# The model's own images
+
+
+@pytest.mark.parametrize("predicts", PREDICTS)
+def test_a_sampled_image_is_the_models_own_and_moves_with_its_caption(predicts):
+    """Of normal images the ODE takes the same quantile to the same quantile, whatever image was given."""
+    field, drawn = gaussian(predicts), chance()()
+    a, s = field.denoiser.process.coefficients(field.denoiser.process.times(100)[-1])
+
+    def own(mean):  # schedules of noise predictions end with a little signal left
+        return mean + DEVIATION * (s * drawn - a * mean) / math.hypot(a * DEVIATION, s)
+
+    trajectory = Sampled(100).invert(field, 0 * IMAGE, chance())
+    mean, other = (c.text.reshape(N, *SHAPE) for c in (MEANS, ELSEWHERE))
+    torch.testing.assert_close(trajectory.image, own(mean), atol=0.01, rtol=0)
+    assert torch.equal(trajectory.image, Sampled(100).invert(field, IMAGE, chance()).image)
+    assert torch.equal(trajectory.image, Sampled(100).redraw(trajectory, field))
+    edited = Sampled(100).redraw(trajectory, gaussian(predicts, ELSEWHERE))
+    torch.testing.assert_close(edited, own(other), atol=0.01, rtol=0)
 
 
 # Refusals

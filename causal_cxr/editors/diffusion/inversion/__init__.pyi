@@ -11,3 +11,4 @@ from .negative_prompt import NegativePrompt as NegativePrompt
 from .null_text import NullText as NullText
 from .offsets import Offsets as Offsets
 from .registry import INVERSIONS as INVERSIONS
+from .sampled import Sampled as Sampled
