@@ -153,7 +153,10 @@ def _wholes_first(good: Sequence[Candidate], local: Places) -> list[Candidate]:
 def _beside(
     ordered: Sequence[Candidate], tests: SignTests, local: Places, still: Sequence[Candidate]
 ) -> dict[int, str]:
-    """Why a candidate is left out beside the others, by its ``id``; ``""`` if it is not."""
+    """Why a candidate is left out beside the others, by its ``id``; ``""`` if it is not.
+
+    A mixture may be one of those that are kept and of ``still``: crisp signs that nothing moves, and parts of blends.
+    """
 
     def same(one: Candidate, other: Candidate) -> bool:
         own = [local.own(candidate.present) for candidate in (one, other)]
