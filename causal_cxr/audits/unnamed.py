@@ -361,9 +361,13 @@ def regions_of(change: np.ndarray, moved: int) -> tuple[Region, ...]:
     surely = size / np.sqrt(one.var(0) / len(one) + other.var(0) / len(other) + floor**2 / len(one))
     parts = regionprops(label(surely >= BORDER * surely.max()), intensity_image=np.stack([surely, size], axis=-1))
     parts.sort(key=lambda part: -float(part.intensity_max[0]))
-    # Of a thing on either side each half shows in some of the images only: less surely, but not by less.
+    # Of a thing on either side each half shows in some of the images only: less surely, but not by less. What goes from edge
+    # to edge is another exposure.
     least = np.array([SURE, BORDER * size.max()])
-    shown = [part.bbox for i, part in enumerate(parts) if not i or (part.intensity_max >= least).all()][:REGIONS]
+    placed = [(part.bbox[2] - part.bbox[0] < height) & (part.bbox[3] - part.bbox[1] < width) for part in parts]
+    shown = [part.bbox for i, part in enumerate(parts) if not i or (placed[i] and (part.intensity_max >= least).all())][
+        :REGIONS
+    ]
     return tuple((top / height, left / width, bottom / height, right / width) for top, left, bottom, right in shown)
 
 
