@@ -77,9 +77,7 @@ class CLIPReader:
         self.fitted_on, self.renderer_version = fitted_on, renderer_version
         self.quality = quality or ReaderQuality.unknown(concepts)
         device = self.device
-        model.to(
-            "cpu"
-        )  # the fingerprint hangs on the last digit of the prompts' features: it has to be one on any device
+        model.to("cpu")  # the weights are told there, and prompts give the same directions wherever images are read
         self._directions = prompt_directions(model, tokenizer, self.concepts)
         self.fingerprint = self._digest()
         self.to(device)
@@ -245,9 +243,13 @@ class CLIPReader:
         return self.model.logit_scale.exp().detach()
 
     def _digest(self) -> str:
-        digest = hashlib.sha256(self._directions.numpy().tobytes())
+        # Of what prompts are made of, not of their features: in the last digit these differ between processors.
+        digest = hashlib.sha256()
+        for concept in self.concepts:
+            for phrases in (concept.positive, concept.negative):
+                digest.update(tokenise(self.tokenizer, list(phrases)).numpy().tobytes() + b"|")
         digest.update(b"" if self.calibration is None else self.calibration.digest(self.names))
-        for key, weight in sorted(self.model.visual.state_dict().items()):
+        for key, weight in sorted(self.model.state_dict().items()):
             digest.update(key.encode() + weight.to(torch.float16).numpy().tobytes())
         if self.preprocess != Preprocess(_size(self.model)):
             digest.update(repr(self.preprocess).encode())
