@@ -361,13 +361,16 @@ def regions_of(change: np.ndarray, moved: int) -> tuple[Region, ...]:
     surely = size / np.sqrt(one.var(0) / len(one) + other.var(0) / len(other) + floor**2 / len(one))
     parts = regionprops(label(surely >= BORDER * surely.max()), intensity_image=np.stack([surely, size], axis=-1))
     parts.sort(key=lambda part: -float(part.intensity_max[0]))
-    # Of a thing on either side each half shows in some of the images only: less surely, but not by less. What goes from edge
-    # to edge is another exposure.
+    # Of a thing on either side each half shows in some of the images only: less surely, but not by less.
     least = np.array([SURE, BORDER * size.max()])
-    placed = [(part.bbox[2] - part.bbox[0] < height) & (part.bbox[3] - part.bbox[1] < width) for part in parts]
-    shown = [part.bbox for i, part in enumerate(parts) if not i or (placed[i] and (part.intensity_max >= least).all())][
-        :REGIONS
+    also = [part.bbox for part in parts[1:] if (part.intensity_max >= least).all()]
+    # What goes from edge to edge is another exposure.
+    also = [
+        (top, left, bottom, right)
+        for top, left, bottom, right in also
+        if bottom - top < height and right - left < width
     ]
+    shown = [parts[0].bbox, *also][:REGIONS]
     return tuple((top / height, left / width, bottom / height, right / width) for top, left, bottom, right in shown)
 
 

@@ -163,9 +163,8 @@ def test_the_language_model_begins_by_comparing_prototypes(bank):
     expected = (signed[:, :8].mean(1) * looks[:, 8]).sum(-1)
     with torch.no_grad():
         logits = learner.answer(drawn)[:, 8]
-    assert (
-        np.corrcoef(logits[:, learner.yes] - logits[:, learner.no], expected)[0, 1] > 0.3
-    )  # by chance: 0.07; some 0.4, by the processor
+    told = np.corrcoef(logits[:, learner.yes] - logits[:, learner.no], expected)[0, 1]
+    assert told > 0.3  # by chance 0.07; it is about 0.4, a little more or less by the processor
 
 
 def test_only_gates_are_fitted_where_the_language_model_is_to_stay(learner, bank):
