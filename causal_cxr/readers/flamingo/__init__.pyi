@@ -1,4 +1,5 @@
 from .exemplars import Exemplars, choose_exemplars
+from .eye import Eye
 from .fit import fit_flamingo_reader
 from .fit_language import fit_language
 from .fit_vision import fit_vision
@@ -11,6 +12,7 @@ from .signs import HELD_OUT, training_world
 __all__ = [
     "HELD_OUT",
     "Exemplars",
+    "Eye",
     "FlamingoReader",
     "Pool",
     "Template",

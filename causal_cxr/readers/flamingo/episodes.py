@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from causal_cxr.readers.flamingo.groups import Pool
 from causal_cxr.readers.flamingo.model import normalised, seen
@@ -119,24 +119,25 @@ def _next(side: Tensor, keys: Tensor, wanted: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fill_bank(
-    pool: Pool, model: Any, words: Sequence[tuple[int, int]], *, groups: int, seed: int, mean: float, std: float,
-    group_size: int = 256,
+    pool: Pool, model: Any, tower: nn.Module, words: Sequence[tuple[int, int]], *, groups: int, seed: int, mean: float,
+    std: float, group_size: int = 256,
 ) -> Bank:  # fmt: skip
     """What a model sees of ``groups`` groups of a pool's images.
 
     Args:
-        pool: sized as the model awaits.
+        pool: sized as the tower awaits.
         model: ``IdeficsForVisionText2Text``.
+        tower: see :func:`~causal_cxr.readers.flamingo.model.seen`.
         words: see :class:`Bank`.
         groups: how many.
         seed: of groups.
-        mean, std: of the pixels that the model awaits.
+        mean, std: of the pixels that the tower awaits.
         group_size: images in each.
     """
     states, truths = [], []
     for i in range(groups):
         generator = torch.Generator().manual_seed(int(np.random.default_rng([seed, 7, i]).integers(2**62)))
         group = pool.draw(group_size, generator)
-        states.append(seen(model, normalised(model, group.images, mean, std)).half().cpu())
+        states.append(seen(model, normalised(model, group.images, mean, std), tower).half().cpu())
         truths.append(group.truth)
     return Bank(states, truths, words)

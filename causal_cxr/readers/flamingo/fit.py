@@ -15,25 +15,26 @@ from torch import Tensor
 from causal_cxr.data.phantom import VERSION, Phantom
 from causal_cxr.readers.features import resized
 from causal_cxr.readers.flamingo.episodes import Bank, fill_bank
+from causal_cxr.readers.flamingo.eye import Eye
 from causal_cxr.readers.flamingo.fit_language import fit_language
 from causal_cxr.readers.flamingo.fit_vision import MEAN, STD, fit_vision
 from causal_cxr.readers.flamingo.groups import Pool
 from causal_cxr.readers.flamingo.learner import Learner
 from causal_cxr.readers.flamingo.measure import measured
-from causal_cxr.readers.flamingo.model import small_idefics, small_tokenizer, whiten
+from causal_cxr.readers.flamingo.model import pass_on, small_idefics, small_tokenizer
 from causal_cxr.readers.flamingo.prompt import Template
 from causal_cxr.readers.flamingo.prototypes import start_with_prototypes
 from causal_cxr.readers.flamingo.reader import FlamingoReader
 from causal_cxr.readers.flamingo.signs import HELD_OUT, NEUTRAL, signs_of, training_world, words_for
 
-SIZE = 16  #: pixels a side of what the small model sees
+SIZE, PATCH = 32, 2  #: pixels a side of what the eye sees, and of a place of its first map
 
 
 def fit_flamingo_reader(
     phantom: Phantom,
     *,
-    vision_steps: int = 4_600,
-    language_steps: int = 120,
+    vision_steps: int = 4_500,
+    language_steps: int = 800,
     groups: int = 150,
     seed: int = 0,
     checkpoint: Path | None = None,
@@ -63,38 +64,38 @@ def fit_flamingo_reader(
     template = Template()
     torch.manual_seed(seed)
     tokenizer = small_tokenizer(wordings, template)
-    model = small_idefics(tokenizer, size=SIZE)
-    whiten(model, pool.images, mean=MEAN, std=STD)
+    model, eye = small_idefics(tokenizer), Eye(SIZE, patch=PATCH)
+    pass_on(model)
     held = None if watched is None else signs_of(watched)
     if held is not None:
         held = held[[name for name in held if str(name).split(" = ")[0] in HELD_OUT]]
     fit_vision(
-        pool, model, steps=vision_steps, seed=seed, checkpoint=None if checkpoint is None else checkpoint / "vision",
+        pool, model, eye, steps=vision_steps, seed=seed, checkpoint=None if checkpoint is None else checkpoint / "vision",
         watched=None if watched is None or held is None else (pixels(watched), _tensor(held)),
     )  # fmt: skip
-    bank = fill_bank(pool, model, words, groups=groups, seed=seed, mean=MEAN, std=STD)
+    bank = fill_bank(pool, model, eye, words, groups=groups, seed=seed, mean=MEAN, std=STD)
     torch.manual_seed(seed)
     learner = Learner(model, tokenizer, wordings, template)
     start_with_prototypes(model, bank, (learner.yes, learner.no))
-    reader = FlamingoReader(
-        model, tokenizer, (), template=template, mean=(MEAN,) * 3, std=(STD,) * 3,
-        fitted_on=frozenset(phantom.patients), renderer_version=VERSION,
-    )  # fmt: skip
+
+    def reader() -> FlamingoReader:
+        return FlamingoReader(
+            model, tokenizer, (), eye=eye, template=template, mean=(MEAN,), std=(STD,),
+            fitted_on=frozenset(phantom.patients), renderer_version=VERSION,
+        )  # fmt: skip
+
     judged = None
     if watched is not None and held is not None:
-        judged = Bank([reader.states(watched.images(np.arange(len(watched))))], [_tensor(held)], [])
+        judged = Bank([reader().states(watched.images(np.arange(len(watched))))], [_tensor(held)], [])
     fit_language(
         bank, model, tokenizer, wordings, template, steps=language_steps, seed=seed,
         checkpoint=None if checkpoint is None else checkpoint / "language", watched=judged,
     )  # fmt: skip
-    return FlamingoReader(
-        model, tokenizer, (), template=template, mean=(MEAN,) * 3, std=(STD,) * 3,
-        fitted_on=frozenset(phantom.patients), renderer_version=VERSION,
-    )  # fmt: skip
+    return reader()
 
 
 def pixels(phantom: Phantom, batch: int = 1000) -> Tensor:
-    """``(n, SIZE, SIZE)`` all images of a phantom, half precision, as the small model sees them."""
+    """``(n, SIZE, SIZE)`` all images of a phantom, half precision, as the eye sees them."""
     rows = np.arange(len(phantom))
     parts = [resized(phantom.images(rows[i : i + batch]), SIZE)[:, 0].half() for i in range(0, len(rows), batch)]
     return torch.cat(parts)
@@ -118,8 +119,8 @@ def main() -> None:
     """Fit on phantoms without the held-out signs, and write the reader with its model card."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--images", type=int, default=12_000)
-    parser.add_argument("--vision-steps", type=int, default=4_600)
-    parser.add_argument("--language-steps", type=int, default=120)
+    parser.add_argument("--vision-steps", type=int, default=4_500)
+    parser.add_argument("--language-steps", type=int, default=800)
     parser.add_argument("--groups", type=int, default=150)
     parser.add_argument("--seed", type=int, default=9_001)
     parser.add_argument("--judged", type=int, default=1_500, help="images that each held-out sign is judged on")
@@ -134,7 +135,7 @@ def main() -> None:
     table = measured(FlamingoReader.from_pretrained(folder), args.judged, seed=args.seed + 2)
     print(table, flush=True)
     (args.out / "held_out.json").write_text(json.dumps(table.to_dict(), indent=1))
-    weights = sum(p.numel() for p in reader.model.parameters())
+    weights = sum(p.numel() for network in (reader.model, reader.eye) for p in network.parameters())
     options = " ".join(
         f"--{name.replace('_', '-')} {value}" for name, value in vars(args).items() if name not in ("out", "judged")
     )
@@ -143,9 +144,9 @@ def main() -> None:
 
 - data: `Phantom({args.images}, training_world(), seed={args.seed})`, seen at {SIZE}x{SIZE} pixels, renderer version
   {VERSION}; synthetic, no patients
-- model: transformers' Idefics of {weights / 1e6:.2f} million weights, with a tokenizer of {len(reader.tokenizer)} tokens.
-  Vision tower (one patch, set to whiten the pixels) and perceiver were fitted first and frozen. There is no pretrained
-  language model of this size: it begins with weights that compare prototypes, and was fitted, gates and all, on episodes
+- model: transformers' Idefics and a residual network as its eye, {weights / 1e6:.2f} million weights, with a tokenizer of
+  {len(reader.tokenizer)} tokens. Eye and perceiver were fitted first and frozen. There is no pretrained language model of
+  this size: it begins with weights that compare prototypes, and was fitted, gates and all, on episodes
 - questions: signs of the phantom (named, or as "{NEUTRAL}"), made-up marks and their variants, functions of two; up to 16
   exemplars
 - never drawn, named or asked about in the fit: {", ".join(HELD_OUT)}; how well they are read in another phantom was

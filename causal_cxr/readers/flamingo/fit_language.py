@@ -33,7 +33,7 @@ def fit_language(
     seed: int = 0,
     batch_size: int = 32,
     exemplars: int = 16,
-    learning_rate: float = 5e-5,
+    learning_rate: float = 1e-4,
     train: Literal["all", "gated"] = "all",
     checkpoint: Path | None = None,
     watched: Bank | None = None,

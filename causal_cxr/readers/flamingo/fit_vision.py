@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from causal_cxr.fitting import Log, ResumableFit, cosine
@@ -24,6 +24,7 @@ SHOTS = (4, 8, 16)
 def fit_vision(
     pool: Pool,
     model: Any,
+    tower: nn.Module,
     *,
     steps: int,
     seed: int = 0,
@@ -32,11 +33,12 @@ def fit_vision(
     checkpoint: Path | None = None,
     watched: tuple[Tensor, Tensor] | None = None,
 ) -> None:
-    """Fit ``model``'s vision tower and perceiver in place, to their averaged weights.
+    """Fit a vision tower and ``model``'s perceiver in place, to their averaged weights.
 
     Args:
-        pool: images that groups are drawn from, sized as the model awaits.
+        pool: images that groups are drawn from, sized as the tower awaits.
         model: ``IdeficsForVisionText2Text`` with a perceiver.
+        tower: in place of its own, see :func:`~causal_cxr.readers.flamingo.model.seen`.
         steps: of one group.
         seed: of heads and groups.
         group_size: images in a group.
@@ -50,14 +52,9 @@ def fit_vision(
     from rich.progress import Progress
 
     torch.manual_seed(seed)
-    comparer = Comparer(model, pool.signs.shape[1], mean=MEAN, std=STD).train()
-    # The whitening stays: in the number of pixels, a step of the usual size would be a leap. The last norm is of a pooled
-    # output that Idefics does not read.
+    comparer = Comparer(model, tower, pool.signs.shape[1], mean=MEAN, std=STD).train()
     trained = {
-        name: p
-        for name, p in comparer.named_parameters()
-        if ("model." not in name or "vision_model" in name or "perceiver" in name)
-        and not any(part in name for part in ("post_layernorm", "patch_embedding", "position_embedding"))
+        name: p for name, p in comparer.named_parameters() if not name.startswith("model.") or "perceiver" in name
     }
     fit = ResumableFit(
         trained,
@@ -74,7 +71,7 @@ def fit_vision(
             # One generator a step: a resumed fit draws what the uninterrupted one would have drawn.
             generator = torch.Generator().manual_seed(int(np.random.default_rng([seed, step]).integers(2**62)))
             group = pool.draw(group_size, generator)
-            with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
+            with sdpa_kernel(SDPBackend.MATH):
                 loss, told = comparer(group, generator)
             fit.descend(loss, learning_rate * cosine(step, steps, WARM_UP))
             parts.append({name: part.detach() for name, part in told.items()})
@@ -90,7 +87,7 @@ def fit_vision(
                 parts = []
     fit.save()
     fit.smooth()
-    model.eval()
+    comparer.eval()
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from importlib.metadata import version
 from typing import Any
 
 from packaging.version import Version
-from torch import Tensor, nn
+from torch import Tensor, eye, nn
 
 from causal_cxr.data.tokenizer import build_tokenizer
 from causal_cxr.readers.flamingo.prompt import IMAGE, Template
@@ -25,23 +25,24 @@ def small_tokenizer(wordings: Sequence[str], template: Template) -> Any:
 def small_idefics(
     tokenizer: Any,
     *,
-    size: int = 16,
+    size: int = 8,
+    channels: int = 1,
     vision_width: int = 256,
-    vision_layers: int = 1,
+    vision_layers: int = 0,
     latents: int = 1,
     width: int = 256,
     layers: int = 2,
 ) -> Any:
     """An untrained ``IdeficsForVisionText2Text``; nothing in it is frozen, for there is no language model to keep.
 
-    Its vision tower sees the whole image as one patch: a residual network over a linear map of all pixels, which
-    :func:`whiten` sets. Of a small radiograph, in which anatomy is in its place, that is learnt in a hundredth of the
-    time that attention between patches takes from scratch.
+    Its own vision tower, which sees the whole image as one patch, is as small as can be: an
+    :class:`~causal_cxr.readers.flamingo.eye.Eye` stands in for it.
 
     Args:
         tokenizer: whose ids it reads.
-        size: pixels a side.
-        vision_width, vision_layers: of the vision tower; a multiple of 32.
+        size, channels: pixels a side that its own vision tower sees, and their colours.
+        vision_width: of what the perceiver is given, a multiple of 32.
+        vision_layers: of its own vision tower.
         latents: tokens that the perceiver makes of an image.
         width, layers: of the language model, every layer of which is preceded by gated cross-attention.
     """
@@ -58,7 +59,7 @@ def small_idefics(
         pad_token_id=tokenizer.pad_token_id, attn_implementation="sdpa",
         vision_config={
             "embed_dim": vision_width, "image_size": size, "patch_size": size, "num_hidden_layers": vision_layers,
-            "num_attention_heads": vision_width // 32, "intermediate_size": 4 * vision_width, "initializer_range": 0.02,
+            "num_channels": channels, "num_attention_heads": vision_width // 32, "intermediate_size": 4 * vision_width, "initializer_range": 0.02,
         },
         perceiver_config={
             "use_resampler": True, "resampler_n_latents": latents, "resampler_depth": 1,
@@ -71,45 +72,27 @@ def small_idefics(
     return model
 
 
-def whiten(model: Any, images: Tensor, *, mean: float, std: float, floor: float = 3e-4) -> None:
-    """Set the linear map that a :func:`small_idefics` begins with, so that what is common in images is of equal size.
-
-    Signs that are everywhere vary much and are divided by that; a sign that was never met stands out (the whitening of
-    linear discriminant analysis, with the images' covariance in place of that within classes).
-
-    Args:
-        model: its patch embedding and the perceiver's first values are overwritten.
-        images: ``(n, h, w)`` in [0, 1], sized as the model awaits.
-        mean, std: of the pixels that the model awaits.
-        floor: variance of a component under which it is noise.
-    """
-    from torch import eye, linalg
-
-    embeddings = model.model.vision_model.embeddings
-    flat = images.float().flatten(1)
-    width = embeddings.embed_dim
-    variances, components = linalg.eigh(flat.T.cov())
-    kept = components[:, -width:] / (variances[-width:].clamp(min=0) + floor).sqrt()
-    weight = embeddings.patch_embedding.weight
-    weight.data.zero_()
-    each = (kept.T * std / weight.shape[1]).unflatten(1, images.shape[1:])  # channels are equal
-    weight.data[: each.shape[0]] = each[:, None]
-    place = embeddings.position_embedding.weight
-    place.data.zero_()
-    place.data[1, : each.shape[0]] = (mean - flat.mean(0)) @ kept
-    attention = model.model.perceiver_resampler.blocks[0][0]
+def pass_on(model: Any) -> None:
+    """Let the perceiver of a :func:`small_idefics` begin by handing on what it is given."""
+    perceiver = model.model.perceiver_resampler
+    perceiver.latents.data *= 0.1
+    attention = perceiver.blocks[0][0]
     for layer in (attention.v_proj, attention.output_proj):
         layer.weight.data += eye(*layer.weight.shape)
 
 
-def seen(model: Any, images: Tensor) -> Tensor:
+def seen(model: Any, images: Tensor, tower: nn.Module | None = None) -> Tensor:
     """``(n, tokens, width)`` what the vision tower and the perceiver make of images.
 
     Args:
         model: ``IdeficsForVisionText2Text``.
-        images: ``(n, channels, h, w)``, normalised and sized as the model awaits.
+        images: ``(n, channels, h, w)``, normalised and sized as the tower awaits.
+        tower: in place of the model's own: ``(n, channels, h, w)`` to ``(n, tokens, width)``.
     """
-    states = model.model.vision_model(pixel_values=images.to(model.dtype)).last_hidden_state
+    if tower is None:
+        states = model.model.vision_model(pixel_values=images.to(model.dtype)).last_hidden_state
+    else:
+        states = tower(images)
     return model.model.perceiver_resampler(states) if model.config.use_resampler else states
 
 

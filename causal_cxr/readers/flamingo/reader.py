@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,7 +25,10 @@ from causal_cxr.readers.flamingo.prompt import IMAGE, Prompt, Template, build_pr
 from causal_cxr.readers.flamingo.signs import NEUTRAL
 from causal_cxr.readers.quality import ReaderQuality
 
-READER, SHOWN = "reader.json", "exemplars.safetensors"
+if TYPE_CHECKING:
+    from causal_cxr.readers.flamingo.eye import Eye
+
+READER, SHOWN, EYE = "reader.json", "exemplars.safetensors", "eye"
 BATCH = 128
 
 
@@ -46,8 +49,9 @@ class FlamingoReader:
         tokenizer: its own.
         concepts: what to read, asked about in their positive phrases.
         exemplars: concept's name -> what is shown before the question; nothing for those left out.
+        eye: sees the images in place of the model's own vision tower.
         template: of the prompts; the one that small readers are fitted with unless given.
-        mean, std: of the pixels that the model awaits, a number a channel.
+        mean, std: of the pixels that model or eye awaits, a number a channel.
         orders: how many orders of the exemplars to average over.
         calibration: of the log odds; a concept without one scores their sigmoid.
         name: of this reader in an audit.
@@ -66,6 +70,7 @@ class FlamingoReader:
         concepts: Sequence[Concept],
         *,
         exemplars: Mapping[str, Exemplars] | None = None,
+        eye: "Eye | None" = None,
         template: Template | None = None,
         mean: Sequence[float],
         std: Sequence[float],
@@ -77,6 +82,7 @@ class FlamingoReader:
         renderer_version: int | None = None,
     ) -> None:
         self.model, self.tokenizer, self.concepts, self.name = model.eval(), tokenizer, tuple(concepts), name
+        self.eye: Any = None if eye is None else eye.eval()
         self.exemplars, self.calibration = dict(exemplars or {}), calibration
         self.template, self.mean, self.std, self.orders = template or Template(), tuple(mean), tuple(std), orders
         self.renderer_version, self._fit_patients = renderer_version, fitted_on
@@ -91,7 +97,7 @@ class FlamingoReader:
             self.fitted_on = fitted_on.union(*(patients for patients in shown if patients is not None))
         self.quality = quality or ReaderQuality.unknown(concepts)
         self._questions: dict[str, list[_Question]] = {}
-        self.weights_fingerprint = _fingerprint(model)
+        self.weights_fingerprint = _fingerprint(model, *([] if eye is None else [eye]))
         self.fingerprint = self._digest()
 
     def _digest(self) -> str:
@@ -119,6 +125,8 @@ class FlamingoReader:
     def to(self, device: str | torch.device) -> "FlamingoReader":
         """The same reader, its model moved (in place, as torch does)."""
         self.model.to(device)
+        if self.eye is not None:
+            self.eye.to(device)
         self._questions.clear()
         return self
 
@@ -129,8 +137,8 @@ class FlamingoReader:
         calibration, unless ``template`` or ``orders`` change.
         """
         given: dict[str, Any] = {
-            "concepts": self.concepts, "exemplars": self.exemplars, "template": self.template, "mean": self.mean,
-            "std": self.std, "orders": self.orders, "name": self.name, "fitted_on": self._fit_patients,
+            "concepts": self.concepts, "exemplars": self.exemplars, "eye": self.eye, "template": self.template,
+            "mean": self.mean, "std": self.std, "orders": self.orders, "name": self.name, "fitted_on": self._fit_patients,
             "renderer_version": self.renderer_version,
         }  # fmt: skip
         given |= changes
@@ -194,11 +202,13 @@ class FlamingoReader:
         """``(n, tokens, width)`` what vision tower and perceiver make of ``(n, 1, h, w)`` images in [0, 1]."""
         vision = self.model.config.vision_config
         size = vision.image_size if isinstance(vision.image_size, int) else vision.image_size[0]
+        if self.eye is not None:
+            size = self.eye.size
         mean, std = (torch.tensor(v, device=self.device)[:, None, None] for v in (self.mean, self.std))
         parts = []
         for i in range(0, len(images), BATCH):
             part = resized(images[i : i + BATCH].to(self.device, torch.float32), size)
-            parts.append(seen(self.model, (part.expand(-1, vision.num_channels, -1, -1) - mean) / std))
+            parts.append(seen(self.model, (part.expand(-1, vision.num_channels, -1, -1) - mean) / std, self.eye))
         return torch.cat(parts) if parts else torch.zeros(0, 1, vision.embed_dim, device=self.device)
 
     @torch.no_grad()
@@ -238,7 +248,10 @@ class FlamingoReader:
 
     # -- on disk -------------------------------------------------------------------------------------------------------
     def save(self, folder: str | Path) -> Path:
-        """Write an Idefics checkpoint (half precision) with tokenizer and image processor, exemplars, ``reader.json``."""
+        """Write an Idefics checkpoint (half precision) with tokenizer and image processor, exemplars, ``reader.json``.
+
+        An eye goes into a folder ``eye`` beside them, as diffusers keeps networks.
+        """
         from safetensors.torch import save_file
         from transformers import IdeficsImageProcessor
 
@@ -246,6 +259,8 @@ class FlamingoReader:
         folder.mkdir(parents=True, exist_ok=True)
         copy.deepcopy(self.model).to("cpu").half().save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        if self.eye is not None:
+            copy.deepcopy(self.eye).to("cpu").half().save_pretrained(folder / EYE)
         size = self.model.config.vision_config.image_size
         IdeficsImageProcessor(
             image_size=size, image_mean=list(self.mean), image_std=list(self.std)
@@ -263,6 +278,7 @@ class FlamingoReader:
             },
             "template": self.template.to_dict(),
             "orders": self.orders,
+            "eye": self.eye is not None,
             "calibration": None if self.calibration is None else self.calibration.to_dict(),
             "fitted_on": pack(self._fit_patients),
             "quality": self.quality.to_dict(),
@@ -282,7 +298,8 @@ class FlamingoReader:
         """Load what :meth:`save` wrote, or any checkpoint of Idefics' format.
 
         Args:
-            folder: with ``config.json``, weights as safetensors, tokenizer and ``preprocessor_config.json``.
+            folder: with ``config.json``, weights as safetensors, tokenizer and ``preprocessor_config.json``; an eye of
+                ours in a folder ``eye``.
             concepts, exemplars: what to read; those saved there unless given.
             **settings: other arguments of the class.
 
@@ -311,6 +328,11 @@ class FlamingoReader:
         found: dict[str, Any] = {"mean": pixels.image_mean, "std": pixels.image_std}
         if (folder / READER).is_file():
             content = json.loads((folder / READER).read_text())
+            if content["eye"]:
+                from causal_cxr.readers.flamingo.eye import Eye
+
+                with torch.random.fork_rng(devices=[]):
+                    found["eye"] = Eye.from_pretrained(folder / EYE, torch_dtype=torch.float32, use_safetensors=True)
             images = load_file(folder / SHOWN)
             found |= {
                 "concepts": [concept_from_dict(entry) for entry in content["concepts"]],
@@ -408,8 +430,9 @@ def _remembered(model: Any, cache: Any) -> dict[str, Any]:
     return {"cache" if "cache" in names else "past_key_values": cache}
 
 
-def _fingerprint(model: Any) -> str:
+def _fingerprint(*networks: Any) -> str:
     digest = hashlib.sha256()
-    for key, weight in sorted(model.state_dict().items()):
-        digest.update(key.encode() + weight.detach().cpu().half().numpy().tobytes())
+    for network in networks:
+        for key, weight in sorted(network.state_dict().items()):
+            digest.update(key.encode() + weight.detach().cpu().half().numpy().tobytes())
     return digest.hexdigest()[:16]

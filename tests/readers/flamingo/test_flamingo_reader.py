@@ -10,8 +10,10 @@ from causal_cxr.data.phantom import Phantom
 from causal_cxr.readers import Reader
 from causal_cxr.readers.calibration import Calibration, Platt
 from causal_cxr.readers.concepts import Concept
+from causal_cxr.readers.features import resized
 from causal_cxr.readers.flamingo import Exemplars, FlamingoReader, Template, choose_exemplars, nameless
 from causal_cxr.readers.flamingo.episodes import Episodes
+from causal_cxr.readers.flamingo.eye import Eye
 from causal_cxr.readers.flamingo.learner import Learner
 from causal_cxr.readers.flamingo.model import small_idefics, small_tokenizer
 from causal_cxr.readers.flamingo.prompt import build_prompt, latest_image
@@ -23,7 +25,9 @@ PIXELS = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
 def tiny():
     torch.manual_seed(0)
     tokenizer = small_tokenizer(WORDINGS, Template())
-    return small_idefics(tokenizer, size=64, vision_width=32, latents=3, width=32), tokenizer
+    return small_idefics(
+        tokenizer, size=64, channels=3, vision_width=32, vision_layers=1, latents=3, width=32
+    ), tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +73,58 @@ def test_the_score_is_that_of_the_whole_interleaved_prompt(reader, phantom):
         with torch.no_grad():
             logits = reader.model(input_ids=ids, pixel_values=pixels[None], image_attention_mask=mask).logits[0, -1]
         assert score == pytest.approx(float(torch.softmax(logits[[int(prompt.yes), int(prompt.no)]], 0)[0]), abs=1e-5)
+
+
+def test_an_eye_sees_in_place_of_the_models_own_vision_tower(phantom):
+    """What transformers answers when it is given what the eye saw of all images."""
+    torch.manual_seed(0)
+    tokenizer = small_tokenizer(WORDINGS, Template())
+    model = small_idefics(tokenizer, vision_width=32, width=32)
+    eye = Eye(16, channels=(8, 16), width=32)
+    shown = choose_exemplars(phantom, np.arange(40), phantom.hidden["pacemaker"].to_numpy()[:40], 4)
+    reader = FlamingoReader(
+        model, tokenizer, [nameless("u")], exemplars={"u": shown}, eye=eye, mean=(0.5,), std=(0.25,)
+    )
+    image = phantom.images(np.array([50]))
+    every = (resized(torch.cat([shown.images.float(), image]), 16) - 0.5) / 0.25
+    prompt = build_prompt(tokenizer, reader.template, "this", shown.answers)
+    ids = torch.cat([prompt.before, prompt.asked])[None]
+    mask = latest_image(ids, tokenizer.convert_tokens_to_ids("<image>"))[..., None] == torch.arange(len(every))
+    with torch.no_grad():
+        logits = model(
+            input_ids=ids, image_encoder_embeddings=eye(every)[None], image_attention_mask=mask
+        ).logits[0, -1]  # fmt: skip
+    told = torch.softmax(logits[[int(prompt.yes), int(prompt.no)]], 0)[0]
+    assert float(reader.read(image)) == pytest.approx(float(told), abs=1e-5)
+
+
+def test_an_eye_is_saved_beside_the_model_and_counts_for_the_fingerprint(phantom, tmp_path):
+    torch.manual_seed(0)
+    tokenizer = small_tokenizer(WORDINGS, Template())
+    model = small_idefics(tokenizer, vision_width=32, width=32)
+    shown = choose_exemplars(phantom, np.arange(40), phantom.hidden["pacemaker"].to_numpy()[:40], 4)
+
+    def seeing(eye):
+        return FlamingoReader(
+            model, tokenizer, [nameless("u")], exemplars={"u": shown}, eye=eye, mean=(0.5,), std=(0.25,)
+        )
+
+    reader = seeing(Eye(16, channels=(8, 16), width=32))
+    once = FlamingoReader.from_pretrained(reader.save(tmp_path / "a"))
+    again = FlamingoReader.from_pretrained(once.save(tmp_path / "b"))
+    images = phantom.images(np.arange(4))
+    assert torch.equal(once.read(images), again.read(images))
+    assert torch.allclose(once.margins(images), reader.margins(images), atol=2e-2)  # kept in half precision
+    other = seeing(Eye(16, channels=(8, 16), width=32))  # drawn after the first, so other weights
+    assert len({once.fingerprint, other.fingerprint}) == 2
+    assert once.using(orders=2).eye is once.eye
+    reader.using(eye=None).save(tmp_path / "a")  # over it; what is left there of an eye is nobody's
+    assert FlamingoReader.from_pretrained(tmp_path / "a").eye is None
+
+
+def test_maps_that_do_not_divide_the_image_are_refused():
+    with pytest.raises(ValueError, match="multiple of 8, not 20"):
+        Eye(20)
 
 
 def test_the_fit_asks_as_the_reader_does(reader, phantom):

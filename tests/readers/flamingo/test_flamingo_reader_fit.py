@@ -14,7 +14,7 @@ from causal_cxr.readers.flamingo.fit import pixels
 from causal_cxr.readers.flamingo.fit_language import fit_language, trainable
 from causal_cxr.readers.flamingo.learner import Learner
 from causal_cxr.readers.flamingo.marks import apply_marks, draw_marks
-from causal_cxr.readers.flamingo.model import small_idefics, small_tokenizer, whiten
+from causal_cxr.readers.flamingo.model import pass_on, seen, small_idefics, small_tokenizer
 from causal_cxr.readers.flamingo.prototypes import discriminants, start_with_prototypes
 from causal_cxr.readers.flamingo.signs import signs_of, words_for
 
@@ -88,32 +88,39 @@ def test_a_group_knows_the_marks_that_its_images_wear(pool):
         pool.draw(301, generator())
 
 
-def test_whitened_images_differ_equally_in_all_that_varies():
-    """Also after what Idefics does with a patch: the class token aside, of unit variance and uncorrelated."""
+def test_the_perceiver_begins_by_handing_on_what_the_eye_sees():
+    """Beside what it draws on its own: a linear map gets most of it back, of other images."""
     torch.manual_seed(0)
-    model = small_idefics(small_tokenizer(["this"], Template()), size=8, vision_width=32)
-    images = torch.rand(300, 8, 8, generator=generator()).cumsum(1) / 8
-    whiten(model, images, mean=0.5, std=0.25, floor=0.0)
-    values = ((images - 0.5) / 0.25)[:, None].expand(-1, 3, -1, -1)
+    model = small_idefics(small_tokenizer(["this"], Template()))
+    pass_on(model)
+    states = torch.randn(3000, 1, 256, generator=generator())
     with torch.no_grad():
-        seen = model.model.vision_model.embeddings(values)[:, 1]
-    assert torch.allclose(torch.cov(seen.T), torch.eye(32), atol=1e-3)
-    assert seen.mean(0).abs().max() < 1e-3
+        given = seen(model, states, torch.nn.Identity())
+    states, given = states.flatten(1), given.flatten(1)
+    back = torch.linalg.lstsq(given[:2000], states[:2000]).solution
+    assert (given[2000:] @ back - states[2000:]).square().mean() < 0.3 * states.square().mean()
 
 
-def test_images_are_compared_as_gaussians_of_diagonal_variance():
-    from sklearn.naive_bayes import GaussianNB
+def test_a_sign_is_told_by_a_linear_discriminant_with_the_covariance_of_all_images():
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-    comparer = Comparer(small_idefics(small_tokenizer(["this"], Template())), 1, mean=0.5, std=0.25)
-    comparer.shrinkage.data.fill_(-30.0)  # none
+    comparer = Comparer(
+        small_idefics(small_tokenizer(["this"], Template())), torch.nn.Identity(), 1, mean=0.5, std=0.25
+    )
+    comparer.shrinkage.data.fill_(-3.0)  # none
     comparer.scale.data.zero_()
-    x = torch.randn(40, 4, generator=generator())
-    x[20:] = 3 * x[:20]  # scales that differ, then one variance for both answers
-    x[1::2] = x[::2] + torch.tensor([0.5, 0.0, -0.3, 0.0])
-    y = torch.arange(40) % 2 == 1
-    told = comparer.compare(x, y[:, None], ~y[:, None])[:, 0] * 4**0.5
-    theirs = GaussianNB(var_smoothing=0).fit(x.numpy(), y.numpy()).predict_log_proba(x.numpy())
-    assert np.allclose(told.detach().numpy(), theirs[:, 1] - theirs[:, 0], atol=1e-3)
+    x = torch.randn(60, 4, generator=generator()) @ torch.randn(4, 4, generator=generator(1))
+    y = torch.arange(60) % 3 == 0
+    shown = torch.arange(60) < 20
+    told = comparer.compare(x, (y & shown)[:, None], (~y & shown)[:, None])[:, 0] * 4**0.5
+
+    class OfAll:
+        def fit(self, _):
+            self.covariance_ = np.cov(x.numpy().T, bias=True)
+
+    theirs = LinearDiscriminantAnalysis(solver="lsqr", priors=[0.5, 0.5], covariance_estimator=OfAll())
+    theirs.fit(x[shown].numpy(), y[shown].numpy())
+    assert np.allclose(told.detach().numpy(), theirs.decision_function(x.numpy()), atol=1e-3)
 
 
 def test_exemplars_are_chosen_from_their_side():
