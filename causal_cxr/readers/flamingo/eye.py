@@ -11,8 +11,8 @@ from torch.nn import functional
 class Eye(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers types one attribute in two ways
     """A residual network (the encoder of diffusers' autoencoders) whose last map is brought to one token.
 
-    What small radiographs show is learnt by convolutions in a thousand steps; attention between patches takes a
-    hundredfold, and one linear map of all pixels never tells a thin line wherever it runs.
+    Convolutions tell a thin line wherever it runs, which one layer over all pixels never does; attention between patches
+    would, but takes far longer to learn it from scratch.
 
     Args:
         size: pixels a side that it sees.
