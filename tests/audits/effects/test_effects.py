@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
@@ -346,6 +346,7 @@ def test_by_is_its_published_formula_and_leaves_out_what_is_unknown() -> None:
     assert np.isnan(benjamini_yekutieli(np.array([np.nan]))).all()
 
 
+@settings(max_examples=25)  # statsmodels collects garbage at every call
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30).map(np.array))
 def test_holm_is_that_of_statsmodels(p: np.ndarray) -> None:
     assert holm(p) == pytest.approx(multipletests(p, method="holm")[1], abs=1e-12)
