@@ -59,7 +59,8 @@ def small_idefics(
         pad_token_id=tokenizer.pad_token_id, attn_implementation="sdpa",
         vision_config={
             "embed_dim": vision_width, "image_size": size, "patch_size": size, "num_hidden_layers": vision_layers,
-            "num_channels": channels, "num_attention_heads": vision_width // 32, "intermediate_size": 4 * vision_width, "initializer_range": 0.02,
+            "num_channels": channels, "num_attention_heads": vision_width // 32, "intermediate_size": 4 * vision_width,
+            "initializer_range": 0.02,
         },
         perceiver_config={
             "use_resampler": True, "resampler_n_latents": latents, "resampler_depth": 1,
@@ -75,7 +76,7 @@ def small_idefics(
 def pass_on(model: Any) -> None:
     """Let the perceiver of a :func:`small_idefics` begin by handing on what it is given."""
     perceiver = model.model.perceiver_resampler
-    perceiver.latents.data *= 0.1
+    perceiver.latents.data *= 0.1  # beside it, what every image gets is less
     attention = perceiver.blocks[0][0]
     for layer in (attention.v_proj, attention.output_proj):
         layer.weight.data += eye(*layer.weight.shape)

@@ -328,7 +328,7 @@ class FlamingoReader:
         found: dict[str, Any] = {"mean": pixels.image_mean, "std": pixels.image_std}
         if (folder / READER).is_file():
             content = json.loads((folder / READER).read_text())
-            if content["eye"]:
+            if content.get("eye"):  # before there were eyes, nothing was said of them
                 from causal_cxr.readers.flamingo.eye import Eye
 
                 with torch.random.fork_rng(devices=[]):
