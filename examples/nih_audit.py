@@ -23,6 +23,7 @@ from causal_cxr.data import MARKS, PLACEBO, NIHChestXray14, Subset, WithControls
 from causal_cxr.data.whole_file import write_json
 from causal_cxr.editors import Editor
 from causal_cxr.editors.diffusion import DiffusionEditor
+from causal_cxr.editors.diffusion.inversion import Coupled
 from causal_cxr.editors.finetune import Joint, finetune
 from causal_cxr.editors.scm import HierarchicalVAE, fit_image_model
 from causal_cxr.graphs import Binary, CausalGraph, Continuous, default_contrasts
@@ -108,6 +109,9 @@ def main() -> None:
     parser.add_argument("--editors", choices=("diffusion", "scm"), nargs="+", default=["diffusion", "scm"])
     parser.add_argument("--image-model", choices=tuple(IMAGE_MODELS), default="cvae", help="of the deep SCM")
     parser.add_argument("--steps", type=int, default=1000, help="of 64 images, for the diffusion editor")
+    parser.add_argument(
+        "--edit-steps", type=int, default=Coupled.steps, help="evaluations an edit by the diffusion editor"
+    )
     parser.add_argument("--scm-steps", type=int, default=1500, help="of 32 images, at most, for the deep SCM")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="for the diffusion editor: cpu or cuda")
@@ -133,7 +137,9 @@ def main() -> None:
     checkpoints = args.out / "checkpoints"
     editors: dict[str, Editor] = {}
     if "diffusion" in args.editors:
-        start = DiffusionEditor.from_shipped("diffusion-base").using(attributes=graph.attributes)
+        start = DiffusionEditor.from_shipped("diffusion-base").using(
+            attributes=graph.attributes, inversion=Coupled(steps=args.edit_steps)
+        )
         editors["diffusion"] = finetune(
             start, dataset, fit_rows, what=Joint(), steps=args.steps, seed=args.seed, learning_rate=3e-4,
             checkpoint=checkpoints / "diffusion", device=args.device,

@@ -64,7 +64,7 @@ def release(tmp_path_factory):
 def done(release, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        run(patch, "--data", str(release), "--steps", "2", "--scm-steps", "5", "--out", str(out))
+        run(patch, "--data", str(release), "--steps", "2", "--scm-steps", "5", "--edit-steps", "3", "--out", str(out))
     return out
 
 
