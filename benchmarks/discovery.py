@@ -10,7 +10,8 @@ that the images of a patient share, read by imperfect readers), ``leaky`` (the o
 the shipped one, else an adapter, else, where the base's text encoder never learnt a word of the world's, the whole editor; read
 by a probe that is fitted to the same world with independent attributes), and ``diffusion-heun`` (that one, following the ODE:
 it holds what stays less well, and lets signs come and go where what is set makes them only somewhat likelier), and
-``diffusion-sampled`` (that one, editing images that it draws itself: what the model has learnt, whatever its edits show).
+``diffusion-sampled`` (that one, editing images that it draws itself: what the model has learnt, whatever its edits show), and
+``diffusion-calibrated`` (that one, guided as much as each attribute needs, as other patients are read).
 
 Under ``summary.<editor>``: adjacency ``f1``, ``precision``, ``recall`` and ``fdr`` among decided pairs (pairs whose true
 effect is neither >= 2 delta nor <= delta / 5 are grey and not scored; ``recall_of_all`` and ``f1_of_all`` count undecided
@@ -37,6 +38,7 @@ from causal_cxr.data.phantom.truth import NEGATIVE, truth_of
 from causal_cxr.data.phantom.world import World
 from causal_cxr.graphs import default_contrasts
 
+WAYS = ("", "-heun", "-sampled", "-calibrated")  #: of the diffusion editor
 SIMULATED = ("oracle", "noop", "drift", "leaky")
 UNEDITED = 4_000  #: images of the unedited side
 #: What diseases and marks are drawn as.
@@ -172,7 +174,7 @@ def main() -> None:
     parser.add_argument(
         "--editor",
         required=True,
-        choices=(*SIMULATED, "scm", "scm-map", "scm-tuned", "diffusion", "diffusion-heun", "diffusion-sampled"),
+        choices=(*SIMULATED, "scm", "scm-map", "scm-tuned", *(f"diffusion{way}" for way in WAYS)),
     )
     parser.add_argument(
         "--worlds", nargs="*", default=[], help="names, 'named' (all scored ones), or a number of random ones"

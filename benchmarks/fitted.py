@@ -1,6 +1,7 @@
 """Editors and readers that are fitted to a world, once: kept in the user's cache by what they were fitted on."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,13 +17,14 @@ from sign_network import SignNetwork, fit_sign_network
 from causal_cxr.data.phantom import Phantom
 from causal_cxr.data.phantom.radiograph import VERSION
 from causal_cxr.data.phantom.world import World
-from causal_cxr.graphs import Continuous
+from causal_cxr.graphs import Continuous, default_contrasts
 from causal_cxr.readers import ProbeReader
 from causal_cxr.readers.concepts import world_concepts
 
 SHIPPED = "portable"  #: the world whose editors ship
 FIT_SEED, BASE_SEED, READER_SEED, NETWORK_SEED, EXEMPLAR_SEED, TUNING_SEED = 5_001, 5_002, 5_003, 5_004, 5_005, 5_006
 FIT_IMAGES, READER_IMAGES, NETWORK_IMAGES, EXEMPLAR_IMAGES, TUNING_IMAGES = 12_000, 4_000, 4_000, 400, 4_000
+WEIGHING_SEED, WEIGHING_IMAGES = 5_007, 128  #: of the patients who choose the weights of ``diffusion-calibrated``
 #: of the fit to a world; of ``scm-tuned``, those of counterfactual fine-tuning that follow
 STEPS = {"scm": 4_000, "scm-map": 4_000, "scm-tuned": 2_000, "scm-hvae": 3_000, "diffusion": 1_200, "balanced": 700}
 #: Of an adapter to a world: four times what is customary learns twice the associations in as many steps, and edits no worse.
@@ -33,6 +35,7 @@ LADDER = ((4, 32, 2, 4), (8, 64, 2, 0), (16, 96, 2, 0), (64, 128, 2, 32))
 #: Kinds of deep SCM as they are fitted -> the name under which they are kept, which says how.
 SCMS = {"scm": "scm-vector", "scm-map": "scm", "scm-hvae": "scm-hvae"}
 DIFFUSION = "diffusion"  #: alone, or with an inversion's name: ``diffusion-heun``
+CALIBRATED = "calibrated"  #: after ``diffusion-``: under guidance whose weights readings have found
 #: ``scm-map``: latents that are a map, not a vector; ``scm-tuned``: that one, fine-tuned on counterfactuals.
 KINDS = (DIFFUSION, "clip-guided", "flamingo", "scm", "scm-map", "scm-tuned", "scm-hvae")
 
@@ -71,7 +74,8 @@ def fitted_editor(kind: str, world: World, *, steps: int | None = None, folder: 
 
     Args:
         kind: one of :data:`KINDS`, or ``diffusion-`` and the name of an inversion: the same weights inverted by it;
-            ``diffusion-sampled`` edits images of their own.
+            ``diffusion-sampled`` edits images of their own, and ``diffusion-calibrated`` is guided as much as each attribute
+            needs.
         world: that it is to know.
         steps: of a fit, in place of :data:`STEPS`; nothing shipped is used.
         folder: for ``flamingo``: where its layers are, unless they ship.
@@ -105,11 +109,13 @@ def fitted_editor(kind: str, world: World, *, steps: int | None = None, folder: 
         return _flamingo(world, folder)
     methods = {**INVERSIONS, Sampled.name: Sampled}
     method = kind.removeprefix(DIFFUSION).removeprefix("-")
-    if not kind.startswith(DIFFUSION) or (method and method not in methods):
+    if not kind.startswith(DIFFUSION) or (method and method not in (*methods, CALIBRATED)):
         raise ValueError(
-            f"There is no editor {kind!r}; choose from {list(KINDS)}, or diffusion- and one of {list(methods)}."
+            f"There is no editor {kind!r}; choose from {list(KINDS)}, or diffusion- and one of {[*methods, CALIBRATED]}."
         )
     editor = _diffusion(world, steps)
+    if method == CALIBRATED:
+        return _calibrated(editor, world)
     return editor.using(inversion=methods[method]()) if method else editor
 
 
@@ -180,6 +186,28 @@ def _diffusion(world: World, steps: int | None) -> Any:
             )
         )
     return DiffusionEditor.from_pretrained(_cached(f"joint {recipe}", lambda to: _fit_whole(world, start, count, to)))
+
+
+def _calibrated(editor: Any, world: World) -> Any:
+    """Guided as much as each attribute needs, as the world's reader reads held-out patients."""
+    from causal_cxr.audits.validation import Validation
+    from causal_cxr.editors.diffusion import calibrated
+    from causal_cxr.editors.diffusion.guidance import PerAttribute
+
+    phantom = world.sample(WEIGHING_IMAGES, WEIGHING_SEED)
+
+    def fit(folder: Path) -> None:
+        reader, contrasts = fitted_reader(world), default_contrasts(world.declared, world.content.shifts)
+        read = {concept.attribute for concept in reader.concepts}
+        asked = [contrast for contrast in contrasts if contrast.attribute in read]
+        validation = Validation([reader], phantom, np.arange(len(phantom)), world.declared, asked)
+        (folder / "weights.json").write_text(json.dumps(dict(calibrated(editor, validation).guidance.weights)))
+
+    recipe = f"calibrated|{world.fingerprint}|{editor.fingerprint}|{WEIGHING_IMAGES}"
+    weights = json.loads((_cached(recipe, fit) / "weights.json").read_text())
+    weighed = editor.using(guidance=PerAttribute(weights))
+    weighed.fitted_on = editor.fitted_on | frozenset(phantom.patients)
+    return weighed
 
 
 def _flamingo(world: World, folder: Path | None) -> Any:

@@ -1,0 +1,91 @@
+"""As much guidance as each attribute needs: an editor that does what it is asked, as held-out patients are read.
+
+A prediction under a caption says what an editor has learnt of it. Of a finding that it has learnt by a third, fitted briefly or to
+few patients, it draws a third: an edit that hardly does what is asked shows little of what follows from it, and an audit says so
+and refuses. A weight on the attribute's own direction (classifier-free guidance; Ho and Salimans, 2022) makes up for it; what weight,
+only readings can tell.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from causal_cxr.editors.diffusion.editor import DiffusionEditor
+from causal_cxr.editors.diffusion.guidance import ClassifierFree, PerAttribute
+
+NEAR = 0.1  #: an effect so near 1 is as asked
+STEP = 2.5  #: a weight is changed by this factor at most before it is read what it does
+PREFIX = "effectiveness_"
+
+
+class Validate(Protocol):
+    """Reads what edits do on held-out patients, such as :class:`causal_cxr.audits.validation.Validation`."""
+
+    @property
+    def patients(self) -> frozenset[str]:
+        """Whose images are edited and read."""
+        ...
+
+    def __call__(self, editor: DiffusionEditor, /) -> Mapping[str, float]:
+        """``effectiveness_A`` of each attribute A: the change that is read over the change asked for."""
+        ...
+
+
+def calibrated(
+    editor: DiffusionEditor, validate: Validate, *, rounds: int = 4, least: float = 0.5, most: float = 4.0
+) -> DiffusionEditor:
+    """The editor under :class:`~causal_cxr.editors.diffusion.guidance.PerAttribute` guidance, its weights found by reading.
+
+    Each attribute's weight is divided by its effectiveness, read anew, and so on, until it is within 0.1 of 1; of the weights that
+    were tried the one with the effectiveness nearest 1 is kept. Attributes that do as asked keep their weight of 1, and so do
+    those that an edit moves the wrong way, which no weight mends. Where the border comes first the editor falls short
+    still, as the effectiveness in an audit's report says.
+
+    A weight scales all that the editor has learnt to go with an attribute, wrong associations too. It does not teach it anything.
+
+    Args:
+        editor: under no guidance but a caption's own, or under weights of attributes, from which it starts.
+        validate: on patients that the editor was not fitted on.
+        rounds: how often it is asked, at most.
+        least, most: borders of the weights.
+
+    Returns:
+        An editor that shares all but the guidance. Its ``fitted_on`` has the patients of ``validate`` too: they chose the
+        weights, so they are not to be audited.
+
+    Raises:
+        ValueError: ``rounds`` is not positive, the borders hold no 1, or the editor has a guidance that weights would replace.
+    """
+    if rounds < 1 or not 0 < least <= 1 <= most:
+        raise ValueError(
+            f"Guidance is calibrated in rounds >= 1 and within 0 < least <= 1 <= most, got {rounds=}, {least=}, {most=}."
+        )
+    guidance = editor.guidance
+    if isinstance(guidance, PerAttribute) and guidance.default == 1.0:
+        weights = dict(guidance.weights)
+    elif guidance == ClassifierFree():
+        weights = {}
+    else:
+        raise ValueError(
+            f"Calibration would replace the guidance {guidance!r}; pass editor.using(guidance=ClassifierFree())."
+        )
+    kept: dict[str, tuple[float, float]] = {}  # attribute -> how far its effect is from 1, and the weight
+    for _ in range(rounds):
+        made = editor.using(guidance=PerAttribute(weights))
+        effects = {
+            name.removeprefix(PREFIX): float(value) for name, value in validate(made).items() if name.startswith(PREFIX)
+        }
+        for name, effect in effects.items():
+            tried = (abs(effect - 1), weights.get(name, 1.0))
+            kept[name] = min(kept.get(name, tried), tried)
+        ahead = dict(weights)
+        for name, effect in effects.items():
+            if effect > 0 and kept[name][0] > NEAR:
+                factor = min(max(1 / effect, 1 / STEP), STEP)
+                ahead[name] = min(max(weights.get(name, 1.0) * factor, least), most)
+        if ahead == weights:
+            break
+        weights = ahead
+    chosen = {name: kept[name][1] if name in kept else weight for name, weight in weights.items()}
+    made = editor.using(guidance=PerAttribute({name: weight for name, weight in chosen.items() if weight != 1.0}))
+    made.fitted_on = None if editor.fitted_on is None else editor.fitted_on | validate.patients
+    return made
