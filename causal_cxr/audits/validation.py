@@ -1,6 +1,6 @@
 """Judging an editor while it is fitted: what is asked of it, and what it changes unasked, as readers see it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,15 +58,20 @@ class Validation:
         for reader in readers:
             self._check_unseen(f"reader {reader.name!r}", reader.fitted_on)
 
-    def __call__(self, editor: Editor) -> Mapping[str, float]:
+    def __call__(self, editor: Editor, *, attributes: Collection[str] | None = None) -> Mapping[str, float]:
         """``effectiveness`` and ``leak``, means over attributes and pairs of them (an overshoot counts as 1);
         ``leak_worst``; and ``effectiveness_A``, ``leak_A`` of each attribute.
+
+        Args:
+            editor: to judge.
+            attributes: whose contrasts are carried out; all unless given.
 
         Raises:
             ValueError: the editor was fitted on these patients, or can carry out none of the contrasts.
         """
         self._check_unseen("editor", editor.fitted_on)
-        contrasts = [c for c in self.contrasts if c.attribute in editor.attributes]
+        asked = editor.attributes if attributes is None else editor.attributes & frozenset(attributes)
+        contrasts = [c for c in self.contrasts if c.attribute in asked]
         if not contrasts:
             raise ValueError(f"The editor sets {sorted(editor.attributes)}: none of the contrasts' attributes.")
         moved = {c.name: self._moved(c) for c in contrasts}

@@ -73,6 +73,12 @@ def test_batches_do_not_matter_and_a_watch_takes_its_numbers():
     assert Watch(validation()).score(one) == pytest.approx(0.65, abs=1e-5)
 
 
+def test_one_attribute_may_be_asked_of_alone():
+    one, every = (validation()(HalfEditor(0.2), attributes=which) for which in (["disease"], None))
+    assert set(one) == {"effectiveness", "leak", "leak_worst", "effectiveness_disease", "leak_disease"}
+    assert {name: every[name] for name in ("effectiveness_disease", "leak_disease")}.items() <= one.items()
+
+
 def test_an_editor_of_one_attribute_is_asked_of_that_one():
     said = validation()(HalfEditor(0.2, ("view",)))
     assert set(said) == {"effectiveness", "leak", "leak_worst", "effectiveness_view", "leak_view"}

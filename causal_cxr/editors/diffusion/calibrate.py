@@ -6,8 +6,10 @@ and refuses. A weight on the attribute's own direction (classifier-free guidance
 only readings can tell.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
+
+import numpy as np
 
 from causal_cxr.editors.diffusion.editor import DiffusionEditor
 from causal_cxr.editors.diffusion.guidance import ClassifierFree, PerAttribute
@@ -25,8 +27,8 @@ class Validate(Protocol):
         """Whose images are edited and read."""
         ...
 
-    def __call__(self, editor: DiffusionEditor, /) -> Mapping[str, float]:
-        """``effectiveness_A`` of each attribute A: the change that is read over the change asked for."""
+    def __call__(self, editor: DiffusionEditor, /, *, attributes: Collection[str] | None = None) -> Mapping[str, float]:
+        """``effectiveness_A`` of each attribute A of ``attributes``, or of all: the change that is read over the change asked for."""
         ...
 
 
@@ -69,20 +71,18 @@ def calibrated(
             f"Calibration would replace the guidance {guidance!r}; pass editor.using(guidance=ClassifierFree())."
         )
     kept: dict[str, tuple[float, float]] = {}  # attribute -> how far its effect is from 1, and the weight
+    asked: Collection[str] | None = None
     for _ in range(rounds):
-        made = editor.using(guidance=PerAttribute(weights))
-        effects = {
-            name.removeprefix(PREFIX): float(value) for name, value in validate(made).items() if name.startswith(PREFIX)
-        }
-        for name, effect in effects.items():
-            tried = (abs(effect - 1), weights.get(name, 1.0))
-            kept[name] = min(kept.get(name, tried), tried)
+        said = validate(editor.using(guidance=PerAttribute(weights)), attributes=asked)
+        effects = {name.removeprefix(PREFIX): value for name, value in said.items() if name.startswith(PREFIX)}
         ahead = dict(weights)
         for name, effect in effects.items():
+            now = weights.get(name, 1.0)
+            kept[name] = min(kept.get(name, (np.inf, now)), (abs(effect - 1), now))
             if effect > 0 and kept[name][0] > NEAR:
-                factor = min(max(1 / effect, 1 / STEP), STEP)
-                ahead[name] = min(max(weights.get(name, 1.0) * factor, least), most)
-        if ahead == weights:
+                ahead[name] = float(np.clip(now * np.clip(1 / effect, 1 / STEP, STEP), least, most))
+        asked = sorted(name for name in ahead if ahead[name] != weights.get(name, 1.0))
+        if not asked:
             break
         weights = ahead
     chosen = {name: kept[name][1] if name in kept else weight for name, weight in weights.items()}

@@ -29,6 +29,17 @@ class Condition:
         visual = None if self.visual is None or other.visual is None else torch.lerp(self.visual, other.visual, weight)
         return Condition(torch.lerp(self.text, other.text, weight), visual)
 
+    def at(self, rows: Tensor) -> "Condition":
+        """Of these images alone."""
+        return Condition(self.text[rows], None if self.visual is None else self.visual[rows])
+
+    def changed(self, rows: Tensor, other: "Condition") -> "Condition":
+        """What is told of the images ``rows`` is ``other`` instead."""
+        visual = self.visual
+        if visual is not None and other.visual is not None:
+            visual = visual.index_copy(0, rows, other.visual)
+        return Condition(self.text.index_copy(0, rows, other.text), visual)
+
     def to(self, device: torch.device | str) -> "Condition":
         """On that device."""
         return Condition(self.text.to(device), None if self.visual is None else self.visual.to(device))

@@ -142,10 +142,20 @@ def test_weights_for_what_the_images_do_not_have_are_refused(editor, images):
         edited(editor, images, PerAttribute({"sex": 1.5}))
 
 
-def test_an_image_costs_one_evaluation_and_one_a_change(editor, images):
-    assert cost(editor, images, PerAttribute(), FACTUAL) == 3
-    assert cost(editor, images, PerAttribute(), VIEW) == 3 * 2
-    assert cost(editor, images, PerAttribute(), TARGET) == 3 + 3 + 2  # the second image keeps its age
+def test_an_image_costs_one_evaluation_and_one_a_change_but_one_in_all_where_a_caption_says_it(editor, images):
+    weighed = PerAttribute({"view": 2.0})
+    assert cost(editor, images, weighed, FACTUAL) == 3
+    assert cost(editor, images, weighed, VIEW) == 3 * 2
+    assert cost(editor, images, weighed, TARGET) == 3 + 3 + 2  # the second image keeps its age
+    assert cost(editor, images, PerAttribute(), VIEW) == 3  # nothing but the view changes, at a weight of 1
+    assert cost(editor, images, PerAttribute(), TARGET) == 3 + 2 + 2
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_one_attribute_at_a_weight_of_1_is_as_its_caption_says_whatever_else_is_weighed(editor, images, strength):
+    plain = edited(editor, images, ClassifierFree(), VIEW)
+    directed = edited(editor, images, PerAttribute({"age": 3.0, "view": 1 / strength}), VIEW, strength=strength)
+    torch.testing.assert_close(directed, plain, rtol=0, atol=1e-6)
 
 
 # Orthogonal directions

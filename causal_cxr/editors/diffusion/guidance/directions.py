@@ -6,7 +6,7 @@ one weight for the whole caption amplifies all that it names.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ NEGLIGIBLE = 1e-8  #: relative to the largest, what of the held directions' Gram
 class PerAttribute:
     """Classifier-free guidance with a weight an attribute, led away from the factual caption.
 
-    An image of which K attributes change costs K + 1 evaluations a point.
+    An image of which K attributes change costs K + 1 evaluations a point; of which one does, at a weight of 1, a single one.
 
     Attributes:
         weights: by attribute.
@@ -43,7 +43,16 @@ class PerAttribute:
 
     def target(self, request: Request) -> Field:
         """See :class:`Guidance`; ``strength`` scales the directions."""
-        return _Directed(request.denoiser, *_branches(request, self.weights, self.default))
+        base, branches = _branches(request, self.weights, self.default)
+        if not branches:
+            return _Directed(request.denoiser, base, branches)
+        alone = torch.cat([branch.rows for branch in branches]).bincount(minlength=len(base)) == 1
+        left = []
+        for branch in branches:  # what alone changes by a weight of 1 is as its caption says: no direction is needed
+            plain = alone[branch.rows] & (branch.weight == 1.0)
+            base = base.changed(branch.rows[plain], branch.condition.at(plain))
+            left.append(replace(branch, rows=branch.rows[~plain], condition=branch.condition.at(~plain)))
+        return _Directed(request.denoiser, base, tuple(branch for branch in left if len(branch.rows)))
 
 
 @dataclass(frozen=True)
