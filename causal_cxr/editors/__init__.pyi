@@ -1,7 +1,7 @@
 from .acceptance import Acceptance, CLIPAcceptance
 from .clip_guided import CLIPGuidance, CLIPGuidedEditor
 from .diffusion import DiffusionEditor
-from .editor import Abduction, Edit, Editor
+from .editor import Abduction, Described, Edit, Editor
 from .flamingo import Exemplars, FlamingoEditor, fit_flamingo
 from .oracle import OracleEditor
 from .scm import SCMEditor
@@ -12,6 +12,7 @@ __all__ = [
     "CLIPAcceptance",
     "CLIPGuidance",
     "CLIPGuidedEditor",
+    "Described",
     "DiffusionEditor",
     "Edit",
     "Editor",

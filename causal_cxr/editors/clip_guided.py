@@ -103,6 +103,11 @@ class CLIPGuidedEditor:
             digest.update(name.encode() + weight.to(torch.float16).cpu().numpy().tobytes())
         self.fingerprint = digest.hexdigest()[:16]
 
+    @property
+    def method(self) -> str:
+        """Of the guidance, and of the base."""
+        return f"{self.guidance!r}, {self.base.method}"
+
     def to(self, device: str | torch.device) -> "CLIPGuidedEditor":
         """Compute there, the base and CLIP with it; images come and go on the CPU. Returns itself."""
         self.base.to(device), self.model.to(device)

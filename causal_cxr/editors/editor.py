@@ -54,6 +54,16 @@ class Edit:
 
 
 @runtime_checkable
+class Described(Protocol):
+    """An editor that says how it edits, for reports to say it."""
+
+    @property
+    def method(self) -> str:
+        """In a line: what its result depends on beside its weights."""
+        ...
+
+
+@runtime_checkable
 class Editor(Protocol):
     """Carries out interventions on images.
 

@@ -378,6 +378,22 @@ def test_the_limits_of_editors_have_intervals_and_costs(report):
     assert f"{leak.set_index('target').loc['view', 'effect'].mean():+.2f}" in said
 
 
+def test_a_report_says_how_an_editor_edits_where_the_editor_does(report):
+    class Said(CornerEditor):
+        method = "Corners(size=<8>)"
+
+    editors = {"learnt": Said(), "controlled": CornerEditor()}
+    made = Audit(GRAPH, [CornerReader()], n_edited=50, trials=None).run(editors, CornerDataset(300), seed=1)
+    assert {name: about["method"] for name, about in made.provenance["editors"].items()} == {
+        "learnt": "Corners(size=<8>)", "controlled": None,
+    }  # fmt: skip
+    assert "Corners(size=<8>)" in section(made.to_html(), "limits")
+    without = {
+        name: {k: v for k, v in about.items() if k != "method"} for name, about in made.provenance["editors"].items()
+    }
+    assert "Corners" not in section(changed(made, editors=without).to_html(), "limits")  # a report of before
+
+
 def test_difference_is_white_where_nothing_changed_red_where_brighter_blue_where_darker():
     null, edited = np.array([[100, 0, 255]], dtype=np.uint8), np.array([[100, 255, 0]], dtype=np.uint8)
     same, brighter, darker = difference(null, edited)[0]

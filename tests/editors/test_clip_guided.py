@@ -102,6 +102,7 @@ def lights(editor: CLIPGuidedEditor, images: Tensor) -> Tensor:
 
 def test_it_is_an_editor_of_whatever_it_has_phrases_for(editor, base):
     assert isinstance(editor, Editor)
+    assert editor.method == f"{editor.guidance!r}, {base.method}"
     assert editor.attributes == {"view", "lamp"}
     assert CLIPGuidedEditor(base, ToyCLIP(), tokenise).attributes == {"view"}
     assert editor.fitted_on is None  # whose images CLIP has seen is unknown

@@ -228,6 +228,11 @@ class DiffusionEditor:
             return cls.from_pretrained(shipped("diffusion-base"), adapter=folder)
         return cls.from_pretrained(folder)
 
+    @property
+    def method(self) -> str:
+        """Inversion, guidance and what edits are accepted by."""
+        return ", ".join(map(repr, filter(None, (self.inversion, self.guidance, self.accept))))
+
     def save(self, folder: str | Path, *, half: bool = True) -> Path:
         """Write the hub's layout; ``half`` stores float16 (loaded back as float32).
 

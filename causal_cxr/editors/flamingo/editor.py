@@ -94,6 +94,11 @@ class FlamingoEditor:
         """The way to noise and back."""
         return self._editor.inversion
 
+    @property
+    def method(self) -> str:
+        """Inversion, guidance, and what there are exemplars of."""
+        return f"{self._editor.method}, exemplars of {sorted(self.exemplars)}"
+
     def shown(
         self, exemplars: Mapping[str, Exemplars], *, scale: float | None = None, inversion: Inversion | None = None
     ) -> "FlamingoEditor":

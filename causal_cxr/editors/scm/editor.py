@@ -128,6 +128,11 @@ class SCMEditor:
 
         return cls.from_pretrained(shipped(name))
 
+    @property
+    def method(self) -> str:
+        """The image model's kind, and the temperature of the pixel noise."""
+        return f"{type(self.image_model).__name__}, residual={self.residual}"
+
     def save(self, folder: str | Path, *, half: bool = True) -> Path:
         """Write ``model.safetensors`` and ``editor.json``; ``half`` stores float16 (loaded back as float32)."""
         from safetensors.torch import save_file

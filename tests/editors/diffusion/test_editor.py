@@ -12,11 +12,11 @@ from tiny_pipelines import stable_diffusion
 from torch import Tensor
 
 from causal_cxr.data.tokenizer import build_tokenizer
-from causal_cxr.editors import Editor
+from causal_cxr.editors import Described, Editor
 from causal_cxr.editors.diffusion import DiffusionEditor, captions
 from causal_cxr.editors.diffusion import editor as module
 from causal_cxr.editors.diffusion.fit import build
-from causal_cxr.editors.diffusion.guidance import ClassifierFree
+from causal_cxr.editors.diffusion.guidance import ClassifierFree, PerAttribute
 from causal_cxr.editors.diffusion.inversion import Coupled, Heun
 from causal_cxr.editors.diffusion.latents import Unshuffled
 from causal_cxr.editors.diffusion.pipeline import Pipeline
@@ -292,6 +292,14 @@ def test_other_sides_are_edited_as_they_are(editor):
 
 
 # Fingerprints and folders
+
+
+def test_it_says_by_what_inversion_and_guidance_it_edits(editor):
+    assert isinstance(editor, Described)
+    assert editor.method == f"Heun(steps={STEPS}), ClassifierFree(scale=1.0, inverted=1.0)"
+    weighed = editor.using(guidance=PerAttribute({"view": 2.0}), accept=Judge(0.1))
+    assert "PerAttribute(weights={'view': 2.0}" in weighed.method
+    assert repr(weighed.accept) in weighed.method
 
 
 def test_the_fingerprint_follows_weights_attributes_and_method(editor):

@@ -49,6 +49,8 @@ def editor(base, lamps) -> FlamingoEditor:
 
 def test_it_is_an_editor_of_what_the_base_names_and_of_what_is_shown(editor):
     assert isinstance(editor, Editor)
+    assert editor.method.startswith(f"{editor.inversion!r}, Contrasted(")
+    assert editor.method.endswith("exemplars of ['lamp']")
     assert editor.attributes == {"view", "lamp"}
     assert editor.fitted_on == {"a", "b", "c"}
 

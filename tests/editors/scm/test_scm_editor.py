@@ -89,6 +89,7 @@ def fitted(request: pytest.FixtureRequest) -> SCMEditor:
 
 def test_it_meets_the_protocols(fitted: SCMEditor) -> None:
     assert isinstance(fitted, Editor)
+    assert fitted.method == f"{type(fitted.image_model).__name__}, residual=1.0"
     assert isinstance(Squares(4), Dataset)
     assert fitted.attributes == {"age", "bright", "site", "unseen"}
     assert fitted.fitted_on == {f"p{i}" for i in range(120)}
