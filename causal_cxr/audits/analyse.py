@@ -75,7 +75,8 @@ def analyse(
         ``bound_high`` (:func:`causal_cxr.audits.effects.rejection_bounds`; on the scale of the concept, so beyond [-1, 1] where the
         reader's slope is low), with 95% confidence between ``bound_low_95`` and ``bound_high_95``. ``rival_q``: q of "the adjusted association is there", which needs no editor. ``agreement``: what
         the other readers that read it well enough say; ``witness``: the one that bears out a reader that follows the
-        attribute, ``shift_removed`` what was taken off for it, in scores. ``refusal``: the type of an ``undecided``
+        attribute, ``shift_removed`` what was taken off for it, in scores. ``effectiveness``: how much of what is asked of the attribute itself the
+        edit does, by the reader of it that sees most. ``refusal``: the type of an ``undecided``
         (:data:`causal_cxr.audits.gates.REFUSALS`). ``labelled``: labels that adjusted and marginal rest on, prediction-powered;
         ``labels_unused``: why those that were given could not serve. ``path_unsupported``: the graph declares a path and the data show none. ``second_readings``: the estimates and calls of the readers
         that were not chosen. ``falsification``: the graph's implied independences among labelled attributes, tested
@@ -131,11 +132,14 @@ def analyse(
         for gates, attribute, agreement in zip(cells["gates"], cells["attribute"], cells["agreement"], strict=True)
     ]  # fmt: skip
     leak_frame = pd.DataFrame(leak, columns=list(LEAK))
+    effective_frame = pd.DataFrame(effectiveness, columns=list(EFFECTIVENESS))
+    done = effective_frame.groupby(["editor", "contrast"])["ratio"].max().to_dict()
+    cells["effectiveness"] = [done.get(key, np.nan) for key in zip(cells["editor"], cells["contrast"], strict=True)]
     return Analysis(
         edges=decide(cells, alpha),
         second_readings=others.drop(columns=list(INTERNAL)).reset_index(drop=True),
         falsification=falsification,
-        effectiveness=pd.DataFrame(effectiveness, columns=list(EFFECTIVENESS)),
+        effectiveness=effective_frame,
         leak=leak_frame,
         acceptance=acceptance_rates(measurements, table, graph),
         heterogeneity=heterogeneity(differences, contrasts, concepts, quality),

@@ -12,6 +12,7 @@ from causal_cxr.audits.gates import Gate
 from causal_cxr.audits.verdicts import MEANING, Evidence, families, verdict_of
 
 INTERNAL = ("gates", "blind", "follows")  #: columns of cells that no report shows
+AS_ASKED = 0.8  #: an edit that does less of what is asked is said to, where it misses something
 FEASIBLE = 100  #: times the patients at hand; beyond that no number is told
 
 
@@ -33,9 +34,16 @@ def decide(cells: pd.DataFrame, alpha: float) -> pd.DataFrame:
     # The data speak against a declared path, whatever the editor does.
     cells["path_unsupported"] = cells["declared_path"].astype(bool) & (cells["adjusted_call"] == "no")
     cells["sign"] = np.sign(cells["editor_effect"]).where(cells["verdict"] != "undecided", 0).fillna(0).astype(int)
-    cells["sentence"] = [sentence(row, row["reason"]) for _, row in cells.iterrows()]
+    cells["sentence"] = [sentence(row, row["reason"] or _doubt(row)) for _, row in cells.iterrows()]
     first = ["editor", "attribute", "contrast", "concept", "reader", "verdict", "refusal", "reason", "q", "sentence"]
     return cells[[*first, *[c for c in cells.columns if c not in (*first, *INTERNAL)]]]
+
+
+def _doubt(row: pd.Series) -> str:
+    """Why "the editor does not move it" may say little: what was asked of the attribute itself was done by half."""
+    if row["verdict"] != "missed" or not row.get("effectiveness", np.nan) < AS_ASKED:
+        return ""
+    return f"of what was asked of {row['attribute']} itself the edit does {row['effectiveness']:.2f}"
 
 
 def _evidence(row: Mapping[Any, Any]) -> Evidence:

@@ -243,6 +243,19 @@ def test_an_editor_that_leaves_it_has_missed_it(world: World) -> None:
     assert cell(run(world, world.measure(FLIP, frozen=True)), "view", "of_view")["verdict"] == "missed"
 
 
+def test_what_is_missed_by_an_edit_that_does_half_of_what_is_asked_says_so(world: World) -> None:
+    table = world.measure(FLIP, frozen=True)
+    whole = cell(run(world, table), "view", "of_view")
+    assert whole["effectiveness"] == pytest.approx(1.0, abs=0.1)
+    assert "of what was asked" not in whole["sentence"]
+    null, total = (table.loc[table["kind"] == kind, "r/AP"].to_numpy() for kind in ("null", "total"))
+    table.loc[table["kind"] == "total", "r/AP"] = (null + total) / 2
+    half = cell(run(world, table), "view", "of_view")
+    assert half["effectiveness"] == pytest.approx(whole["effectiveness"] / 2, abs=0.01)
+    assert f"missed (of what was asked of view itself the edit does {half['effectiveness']:.2f})" in half["sentence"]
+    assert "of what was asked" not in cell(run(world, table), "view", "of_nothing")["sentence"]
+
+
 def test_drift_that_the_null_edit_shares_is_no_effect(world: World) -> None:
     table = world.measure(FLIP, frozen=True)
     drifting = table["kind"].isin(["null", "total"])
