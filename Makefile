@@ -13,10 +13,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 demo: $(VENV)/.installed
 	$(BIN)/causal-cxr demo --out $(OUT)
 
-# A process a core; a file's tests stay together, as they share what they have fitted. Files come in order: by their numbers of
-# tests, long ones of few tests would come last, when the other process has nothing left to do.
+# A process a core; a file's tests stay together, as they share what they have fitted.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
