@@ -67,9 +67,9 @@ class _Levelled:
 
     def coerce(self, series: pd.Series) -> pd.Series:
         """Typed as pandas categorical with this attribute's levels; missing stays missing, other values raise."""
-        # Each distinct value is checked once: tables have many rows and few levels.
-        code = {value: self.levels.index(self.check(value)) for value in series.dropna().unique()}
-        codes = [-1 if pd.isna(value) else code[value] for value in series]
+        # Each distinct value is checked once: tables have many rows and few levels. Missing ones are -1, and so the last of all.
+        which, values = pd.factorize(series)
+        codes = np.array([*(self.levels.index(self.check(value)) for value in values), -1])[which]
         return pd.Series(pd.Categorical.from_codes(codes, dtype=self._dtype()), index=series.index, name=self.name)
 
     def encode(self, series: pd.Series) -> np.ndarray:
