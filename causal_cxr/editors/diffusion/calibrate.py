@@ -47,7 +47,7 @@ def calibrated(
     Args:
         editor: under no guidance but a caption's own, or under weights of attributes, from which it starts.
         validate: on patients that the editor was not fitted on.
-        rounds: how often it is asked, at most.
+        rounds: how often it is asked, at most; first of the editor as it is, so one round changes nothing.
         least, most: borders of the weights.
 
     Returns:
