@@ -17,7 +17,7 @@ from causal_cxr.editors.diffusion.process import Process
 from causal_cxr.editors.finetune.telling import Captions, Tokenised
 from causal_cxr.editors.finetune.watch import Watch
 from causal_cxr.fitting.log import Log
-from causal_cxr.fitting.precision import Precision
+from causal_cxr.fitting.precision import Precision, attention
 from causal_cxr.fitting.resumable import ResumableFit, cosine
 
 BATCH = 64
@@ -142,11 +142,11 @@ def train(
         x = latents[_moved(torch.from_numpy(picked), device)].float()
         noise = torch.randn(x.shape, generator=generator, device=device)
         said, a, s = _times(pipeline.process, len(x), generator)
-        with accelerator.autocast():
+        with accelerator.autocast(), attention(device, recipe.mixed_precision):
             given = (a * x + s * noise, said, encode(tokens))
         if uncaptured:
             network, uncaptured = _captured(network, given, half=recipe.mixed_precision == "bf16"), False
-        with accelerator.autocast():
+        with accelerator.autocast(), attention(device, recipe.mixed_precision):
             output = network(*given)
         return torch.nn.functional.mse_loss(output.float(), pipeline.process.target(x, noise, a, s))
 

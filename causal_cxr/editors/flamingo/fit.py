@@ -24,6 +24,7 @@ from causal_cxr.editors.flamingo.editor import FlamingoEditor
 from causal_cxr.editors.flamingo.episodes import Episode, Episodes
 from causal_cxr.editors.flamingo.gated import ExemplarUNet
 from causal_cxr.editors.flamingo.marks import apply_marks, draw_marks
+from causal_cxr.fitting.precision import attention
 
 MARKED = 0.3  #: share of episodes of a made-up attribute
 PARTIAL = 0.2  #: share of images whose caption leaves out more than it must
@@ -102,7 +103,7 @@ def fit_flamingo(
         unsaid = _unsaid(drawn, made_up, episodes.names, table.columns, draw)
         with torch.no_grad():
             said = frozen.describe(table.iloc[picked].mask(unsaid), phrasing=int(draw.integers(2)))
-        with accelerator.autocast():
+        with accelerator.autocast(), attention(accelerator.device, recipe.mixed_precision):
             x, visual = _seen(network, latents, picked, drawn, made_up, space.reduction, draw, generator)
             noisy, times, target = _noised(process, x, generator)
             output = network(

@@ -7,9 +7,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from causal_cxr.fitting import Log, ResumableFit, cosine
+from causal_cxr.fitting.precision import autocast
 from causal_cxr.readers.flamingo.episodes import Bank
 from causal_cxr.readers.flamingo.learner import Learner
 from causal_cxr.readers.flamingo.prompt import Template
@@ -78,7 +78,7 @@ def fit_language(
             generator = torch.Generator().manual_seed(int(np.random.default_rng([seed, step]).integers(2**62)))
             named = bool(len(bank.words)) and float(torch.rand((), generator=generator)) < NAMED
             episodes = bank.draw(batch_size, exemplars + 1, generator, named=named)
-            with sdpa_kernel(SDPBackend.MATH), torch.autocast(model.device.type, torch.bfloat16):
+            with autocast(model.device, "bf16"):
                 loss = learner(episodes)
             fit.descend(loss.mean(), learning_rate * cosine(step, steps, WARM_UP))
             if not named:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from causal_cxr.fitting import Log, ResumableFit, cosine
+from causal_cxr.fitting.precision import attention
 from causal_cxr.readers.flamingo.compare import Comparer, choose
 from causal_cxr.readers.flamingo.groups import Pool
 from causal_cxr.readers.quality import auroc
@@ -71,7 +71,7 @@ def fit_vision(
             # One generator a step: a resumed fit draws what the uninterrupted one would have drawn.
             generator = torch.Generator().manual_seed(int(np.random.default_rng([seed, step]).integers(2**62)))
             group = pool.draw(group_size, generator)
-            with sdpa_kernel(SDPBackend.MATH):
+            with attention(comparer.model.device, "bf16"):
                 loss, told = comparer(group, generator)
             fit.descend(loss, learning_rate * cosine(step, steps, WARM_UP))
             parts.append({name: part.detach() for name, part in told.items()})
