@@ -119,6 +119,9 @@ def finetune(
     mixed_precision: Annotated[Precision, typer.Option(help="Of the network's computations.")] = "bf16",
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     graphs: Annotated[bool, typer.Option(help="On CUDA, launch kernels as one graph: faster.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option(help="Then guide each attribute as much as held-out patients show that it needs.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0)] = 7_002,
 ) -> None:
     """Fine-tune a diffusion editor, judged by effectiveness and leak on held-out patients."""
@@ -134,7 +137,7 @@ def finetune(
             material, out, base=base, what=what, rank=rank, attribute=attribute, balanced=balanced,
             own_captions=captions == "own", steps=steps, batch_size=batch, learning_rate=learning_rate,
             validate_every=validate_every or None, patience=patience, mixed_precision=mixed_precision, device=device,
-            graphs=graphs, seed=seed,
+            graphs=graphs, calibrate=calibrate, seed=seed,
         )  # fmt: skip
     typer.echo((out / "card.md").read_text())
 

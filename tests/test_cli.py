@@ -138,6 +138,24 @@ def test_finetune_learns_words_and_is_judged_on_held_out_patients(small_base, tm
     assert (tmp_path / "checkpoint" / "validation.jsonl").is_file()
 
 
+def test_finetune_calibrates_guidance_on_held_out_patients_and_writes_it_down(small_base, tmp_path, monkeypatch):
+    from causal_cxr.audits import finetuning
+    from causal_cxr.editors import DiffusionEditor
+    from causal_cxr.editors.diffusion.guidance import PerAttribute
+
+    monkeypatch.setattr(finetuning, "WEIGHED", 8)
+    own = ("--attribute", "view", "--captions", "own", "--validate-every", 0)
+    done = tune(small_base, tmp_path, "--world", "portable", *own, "--calibrate")
+    assert done.exit_code == 0, done.output
+    assert re.search(r"- guidance: (view \d\.\d\d|all 1), as \d held-out patients are read\n", done.output)
+    assert "--calibrate --out DIR`" in done.output
+    editor = DiffusionEditor.from_pretrained(small_base, adapter=tmp_path)
+    assert isinstance(editor.guidance, PerAttribute)
+    assert any(
+        patient.startswith("portable-10-") for patient in editor.fitted_on
+    )  # the next seed's, who chose the weights
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

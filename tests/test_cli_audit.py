@@ -16,6 +16,7 @@ from causal_cxr.cli import app
 from causal_cxr.editors import DiffusionEditor
 from causal_cxr.graphs import Binary, CausalGraph
 from causal_cxr.readers import CLIPReader, load_concepts
+from causal_cxr.weights import shipped
 
 
 @pytest.fixture
@@ -94,13 +95,29 @@ def test_a_published_pipeline_is_opened_with_what_the_graph_names(tmp_path, monk
     graph, options = CausalGraph([Binary("view", levels=("PA", "AP"))]), {"template": "{view}", "variant": "fp16"}
     for place in ({"path": tmp_path}, {"hub": "owner/name"}):
         open_model("mine", ModelBlock(type="diffusion", options=options, **place), ("diffusion", "scm"), graph)
-    assert asked == [(tmp_path, {"graph": graph} | options), ("owner/name", {"graph": graph} | options)]
+    given = {"graph": graph, "adapter": None} | options
+    assert asked == [(tmp_path, given), ("owner/name", given)]
     with pytest.raises(
         SpecError, match=r"mine: type: diffusion has no options \['steps'\] here; there are \['revision'"
     ):
         open_model("mine", ModelBlock(type="diffusion", path=tmp_path, options={"steps": 3}), ("diffusion",), graph)
     with pytest.raises(SpecError, match="mine: hub: is for diffusion and clip"):
         open_model("mine", ModelBlock(type="scm", hub="owner/name"), ("diffusion", "scm"), graph)
+
+
+def test_an_adapter_is_opened_on_the_shipped_base_or_on_the_one_that_is_named(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        DiffusionEditor, "from_pretrained", lambda source, *, adapter, graph: asked.append((source, adapter))
+    )
+    for place in ({}, {"path": tmp_path / "base"}, {"hub": "owner/name"}):
+        open_model("mine", ModelBlock(type="diffusion", adapter=tmp_path / "mine", **place), ("diffusion",))
+    sources = [shipped("diffusion-base"), tmp_path / "base", "owner/name"]
+    assert asked == [(source, tmp_path / "mine") for source in sources]
+    with pytest.raises(SpecError, match="mine: adapter: is for diffusion; give path"):
+        open_model("mine", ModelBlock(type="scm", adapter=tmp_path), ("diffusion", "scm"))
+    beside = ModelBlock(type="diffusion", adapter="mine").beside(tmp_path)
+    assert beside.adapter == tmp_path / "mine"  # a path of the file's, as others are
 
 
 def test_a_published_clip_model_is_asked_about_a_bank(tmp_path, monkeypatch):

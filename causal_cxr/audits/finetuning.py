@@ -12,6 +12,7 @@ from causal_cxr.audits.spec import AuditSpec
 from causal_cxr.audits.validation import Validation
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.data.splits import split_patients
+from causal_cxr.editors.diffusion.calibrate import calibrated
 from causal_cxr.editors.diffusion.editor import DiffusionEditor
 from causal_cxr.editors.finetune import (
     Balanced,
@@ -29,7 +30,8 @@ from causal_cxr.graphs import CausalGraph, Continuous, Contrast, default_contras
 from causal_cxr.readers.reader import Reader
 
 What = Literal["lora", "denoiser", "joint", "tokens"]
-HELD_OUT = 64  #: images at most that a fit is judged on
+HELD_OUT = 64  #: images at most that a fit is judged on while it runs
+WEIGHED = 128  #: images at most whose readings choose the weights of guidance
 FITTED, JUDGED = 0.5, 0.1  #: of a real dataset's patients; the rest is left for readers and the audit
 
 
@@ -39,7 +41,7 @@ class Material:
 
     Attributes:
         dataset, rows: images to fit on.
-        held_out, held_out_rows: images of other patients to judge on.
+        held_out, held_out_rows: images of other patients to judge on, the first of them while it runs.
         graph: declared.
         contrasts: to judge by.
         readers: to judge with.
@@ -65,12 +67,12 @@ def from_world(world: str, images: int, *, size: int, seed: int) -> Material:
     from causal_cxr.data.phantom import VERSION, Phantom
     from causal_cxr.readers import CLIPReader, ProbeReader
 
-    phantom, other = (Phantom(n, world, size=size, seed=seed + k) for k, n in enumerate((images, HELD_OUT)))
+    phantom, other = (Phantom(n, world, size=size, seed=seed + k) for k, n in enumerate((images, WEIGHED)))
     told = (
         f'`Phantom({images}, "{world}", size={size}, seed={seed})`, renderer version {VERSION}; synthetic, no patients'
     )
     return Material(
-        phantom, np.arange(images), other, np.arange(HELD_OUT), phantom.graph,
+        phantom, np.arange(images), other, np.arange(WEIGHED), phantom.graph,
         default_contrasts(phantom.graph, phantom.world.content.shifts),
         [CLIPReader.from_shipped(), ProbeReader.from_shipped()], told,
         f"--world {world} --images {images} --size {size}", VERSION,
@@ -89,7 +91,7 @@ def from_spec(file: Path, *, seed: int) -> Material:
     rows, judged = split_patients(dataset, [FITTED, JUDGED], seed=seed)
     told = f"{type(dataset).__name__} of `{file.name}`; by patient, {FITTED:.0%} fitted on, {JUDGED:.0%} judged on"
     return Material(
-        dataset, rows, dataset, judged[:HELD_OUT], graph, spec.contrasts(graph), spec.open_readers(), told,
+        dataset, rows, dataset, judged[:WEIGHED], graph, spec.contrasts(graph), spec.open_readers(), told,
         f"--spec {file.name}",
     )  # fmt: skip
 
@@ -112,6 +114,7 @@ def run_finetune(
     mixed_precision: Literal["bf16", "no"],
     device: str,
     graphs: bool,
+    calibrate: bool,
     seed: int,
 ) -> DiffusionEditor:
     """Fine-tune, judge, and write weights, card and logs into ``out``; a killed run goes on.
@@ -134,19 +137,22 @@ def run_finetune(
     elif what == "tokens" and attribute is not None:
         trainable = Tokens({attribute: _words(graph, attribute)})
     names = (attribute,) if own_captions and attribute is not None else None
-    watch = None
-    if validate_every is not None:
-        contrasts = [c for c in material.contrasts if names is None or c.attribute in names]
-        judge = Validation(
-            material.readers, material.held_out, material.held_out_rows, graph, contrasts, seed=seed
-        )  # fmt: skip
-        watch = Watch(judge, every=validate_every, patience=patience)
+    contrasts = [c for c in material.contrasts if names is None or c.attribute in names]
+
+    def judge(images: int) -> Validation:
+        rows = material.held_out_rows[:images]
+        return Validation(material.readers, material.held_out, rows, graph, contrasts, seed=seed)
+
+    watch = None if validate_every is None else Watch(judge(HELD_OUT), every=validate_every, patience=patience)
+    weigher = judge(WEIGHED) if calibrate else None  # refused before hours of a fit, if it is
     fitted = finetune(
         start, material.dataset, material.rows, what=trainable, steps=steps, batch_size=batch_size, seed=seed,
         weights=Balanced(graph, attribute) if balanced and attribute is not None else None,
         captions=Telling(names=names), learning_rate=learning_rate, watch=watch, mixed_precision=mixed_precision,
         device=device, graphs=graphs, checkpoint=out / "checkpoint",
     )  # fmt: skip
+    if weigher is not None:
+        fitted = calibrated(fitted, weigher)
     options: dict[str, Any] = {
         "base": base, "what": what, "rank": rank, "attribute": attribute, "captions": "own" if own_captions else "full",
         "steps": steps, "batch": batch_size, "learning-rate": learning_rate, "validate-every": validate_every or 0,
@@ -155,7 +161,7 @@ def run_finetune(
     told = " ".join(f"--{name} {value}" for name, value in options.items() if value is not None)
     publish(
         fitted, out, title=f"Fine-tuned diffusion editor: {what}" + (f", {attribute}" if attribute else ""),
-        data=material.told, command=f"causal-cxr finetune {material.arguments} {told}{' --balanced' * balanced}{' --graphs' * graphs} --out DIR",
+        data=material.told, command=f"causal-cxr finetune {material.arguments} {told}{' --balanced' * balanced}{' --graphs' * graphs}{' --calibrate' * calibrate} --out DIR",
         use="auditing the dataset it was fitted to; not clinical use",
     )  # fmt: skip
     return fitted

@@ -27,7 +27,8 @@ class ModelBlock(Block):
 
     ``type: diffusion`` also opens text-to-image pipelines as they are published, in a folder (``path``) or on the hub
     (``hub: owner/name``); captions then name what the graph does, and ``options`` may hold ``template``, ``variant`` and
-    ``revision``.
+    ``revision``. An ``adapter``, a folder that ``causal-cxr finetune`` wrote, is merged into the pipeline that it was fitted to, the
+    shipped base unless ``path`` or ``hub`` is given.
 
     ``type: clip`` also opens open_clip's checkpoints, in a folder or on the hub; ``options`` then say what to read: ``bank``
     (``phantom``, ``radiographs`` or a YAML file), ``names`` of it (all unless given), ``regions`` and ``revision``.
@@ -39,6 +40,7 @@ class ModelBlock(Block):
 
     type: Literal["diffusion", "scm", "clip", "probe", "measure", "xrv", "flamingo", "python"]
     path: Path | None = None
+    adapter: Path | None = None
     hub: str | None = Field(default=None, pattern=r"^\w[\w.-]*/\w[\w.-]*$")
     target: Target | None = None
     options: dict[str, Any] = Field(default_factory=dict)
@@ -60,6 +62,8 @@ class ModelBlock(Block):
         unknown = sorted(set(self.options) - allowed)
         if unknown:
             return "options", f"type: {self.type} has no options {unknown} here; there are {sorted(allowed)}."
+        if self.adapter and self.type != "diffusion":
+            return "adapter", f"adapter: is for diffusion; give path: the folder of a saved {self.type} model."
         if self.hub and self.type not in PUBLISHED:
             published = " and ".join(PUBLISHED)
             return "hub", f"hub: is for {published}; give path: the folder of a saved {self.type} model."
@@ -84,8 +88,11 @@ def open_model(name: str, block: ModelBlock, suited: Collection[str], graph: Cau
     if block.target is not None and block.type == "python":
         return call(name, block.target, block.options)
     model = _class(block.type)
-    if block.type == "diffusion" and (block.path or block.hub):
-        return model.from_pretrained(block.path or block.hub, graph=graph, **block.options)
+    if block.type == "diffusion" and (block.path or block.hub or block.adapter):
+        from causal_cxr.weights import shipped
+
+        source = block.path or block.hub or shipped("diffusion-base")
+        return model.from_pretrained(source, adapter=block.adapter, graph=graph, **block.options)
     if block.type == "clip" and (block.path or block.hub):
         return model.from_pretrained(block.path or f"hf-hub:{block.hub}", _asked(block.options), **_rest(block.options))
     if block.path:

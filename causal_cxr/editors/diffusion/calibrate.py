@@ -52,7 +52,7 @@ def calibrated(
 
     Returns:
         An editor that shares all but the guidance. Its ``fitted_on`` has the patients of ``validate`` too: they chose the
-        weights, so they are not to be audited.
+        weights, so they are not to be audited. :meth:`DiffusionEditor.save` writes the weights down.
 
     Raises:
         ValueError: ``rounds`` is not positive, the borders hold no 1, or the editor has a guidance that weights would replace.
@@ -86,6 +86,9 @@ def calibrated(
             break
         weights = ahead
     chosen = {name: kept[name][1] if name in kept else weight for name, weight in weights.items()}
-    made = editor.using(guidance=PerAttribute({name: weight for name, weight in chosen.items() if weight != 1.0}))
+    chosen = {name: weight for name, weight in chosen.items() if weight != 1.0}
+    made = editor.using(guidance=PerAttribute(chosen))
     made.fitted_on = None if editor.fitted_on is None else editor.fitted_on | validate.patients
+    if editor.provenance:
+        made.provenance = {**editor.provenance, "guidance": chosen, "weighed_on": validate.patients}
     return made

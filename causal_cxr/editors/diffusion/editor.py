@@ -21,7 +21,7 @@ from causal_cxr.editors.acceptance import Acceptance
 from causal_cxr.editors.diffusion.abductions import Abductions
 from causal_cxr.editors.diffusion.captions import TEMPLATE, captions, named, strangely_worded
 from causal_cxr.editors.diffusion.denoiser import Condition, Denoiser, Ledger
-from causal_cxr.editors.diffusion.guidance import ClassifierFree, Describe, Guidance, Request
+from causal_cxr.editors.diffusion.guidance import ClassifierFree, Describe, Guidance, PerAttribute, Request
 from causal_cxr.editors.diffusion.hub import located
 from causal_cxr.editors.diffusion.inversion.coupled import Coupled
 from causal_cxr.editors.diffusion.inversion.inversion import Inversion
@@ -148,7 +148,9 @@ class DiffusionEditor:
                 (with a warning where it names an attribute in words that the editor was not fitted with).
             graph: its labelled attributes are named where neither ``attributes`` nor an ``editor.json`` say what is.
             template: of captions, if not the one that the editor was saved with.
-            inversion, guidance, accept: how to edit, and which edits to accept.
+            inversion, guidance, accept: how to edit, and which edits to accept. Weights of attributes that were saved with
+                the editor or its adapter, such as :func:`~causal_cxr.editors.diffusion.calibrated` finds, are its guidance
+                unless another is given.
             variant, revision: of the weights, see
                 :meth:`~causal_cxr.editors.diffusion.pipeline.Pipeline.from_pretrained`.
 
@@ -160,8 +162,8 @@ class DiffusionEditor:
         config = _config(folder) if (folder / CONFIG).is_file() else {}
         if "base" in config:
             raise ValueError(
-                f"{source} holds an adapter; open it with from_pretrained(BASE, adapter=...) on the base that has the "
-                f"fingerprint {config['base']}."
+                f"{source} holds an adapter; open it with from_pretrained(BASE, adapter=...), in a specification by adapter: in "
+                f"place of path:, on the base that has the fingerprint {config['base']}."
             )
         read = {entry["name"]: attribute_from_dict(entry) for entry in config.get("attributes", ())}
         if attributes is not None:
@@ -185,17 +187,20 @@ class DiffusionEditor:
             pipeline,
             attributes,
             inversion=inversion,
-            guidance=guidance,
+            guidance=guidance or _weighed(config),
             template=config.get("template", TEMPLATE) if template is None else template,
             accept=accept,
             fitted_on=unpack(config.get("fitted_on")),
             size=config.get("size", pipeline.size),
             renderer_version=config.get("renderer_version"),
         )
-        return editor if adapter is None else editor.adapted(located(adapter))
+        if adapter is None:
+            return editor
+        adapted = editor.adapted(located(adapter))
+        return adapted if guidance is None else adapted.using(guidance=guidance)
 
     def adapted(self, folder: Path) -> "DiffusionEditor":
-        """A copy with an adapter that :meth:`save_adapter` wrote merged into its weights.
+        """A copy with an adapter that :meth:`save_adapter` wrote merged into its weights, guided by its attributes' weights if it has any.
 
         Raises:
             ValueError: the folder holds no adapter, or one of another base.
@@ -214,7 +219,7 @@ class DiffusionEditor:
         unet.unload_lora()
         seen = unpack(config["fitted_on"])
         named_by = {entry["name"]: attribute_from_dict(entry) for entry in config["attributes"]}
-        other = self.using(pipeline=replace(self.pipeline, unet=unet), attributes=named_by)
+        other = self.using(pipeline=replace(self.pipeline, unet=unet), attributes=named_by, guidance=_weighed(config))
         other.fitted_on = None if self.fitted_on is None or seen is None else self.fitted_on | seen
         return other
 
@@ -236,6 +241,9 @@ class DiffusionEditor:
     def save(self, folder: str | Path, *, half: bool = True) -> Path:
         """Write the hub's layout; ``half`` stores float16 (loaded back as float32).
 
+        Of inversion, guidance and acceptance, which whoever edits chooses, weights of attributes
+        (:class:`~causal_cxr.editors.diffusion.guidance.PerAttribute`) alone are written: they belong to what the editor has learnt.
+
         Raises:
             ValueError: the editor carries a LoRA that is not merged.
         """
@@ -251,15 +259,16 @@ class DiffusionEditor:
             renderer_version=self.renderer_version,
             template=self.template,
             fitted_on=pack(self.fitted_on),
+            **_weights(self.guidance),
         )
 
     def save_adapter(self, folder: str | Path, *, base: str, fitted_on: frozenset[str] | None) -> Path:
-        """Write only the LoRA that :func:`~causal_cxr.editors.finetune.finetune` fitted, in float16.
+        """Write only the LoRA that :func:`~causal_cxr.editors.finetune.finetune` fitted, in float16, and weights as :meth:`save` does.
 
         Args:
             folder: for it and its ``editor.json``.
             base: fingerprint of the editor that it belongs to.
-            fitted_on: patients of the fine-tuning alone.
+            fitted_on: patients of the fine-tuning, and of the calibration, alone.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -270,6 +279,7 @@ class DiffusionEditor:
             attributes=[attribute.to_dict() for attribute in self.graph_attributes.values()],
             renderer_version=self.renderer_version,
             fitted_on=pack(fitted_on),
+            **_weights(self.guidance),
         )
 
     def to(self, device: str | torch.device) -> "DiffusionEditor":
@@ -399,6 +409,18 @@ class _Captions:
 def _fastest(device: torch.device) -> torch.dtype | None:
     """CPUs without bfloat16 units emulate them, slower than float32."""
     return torch.bfloat16 if device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() else None
+
+
+def _weights(guidance: Guidance) -> dict[str, Any]:
+    """Weights of attributes, as ``editor.json`` has them; of other guidance nothing."""
+    if isinstance(guidance, PerAttribute) and guidance.default == 1.0:
+        return {"weights": dict(guidance.weights)}
+    return {}
+
+
+def _weighed(config: Mapping[str, Any]) -> PerAttribute | None:
+    """Guidance by the weights in an ``editor.json``."""
+    return PerAttribute(config["weights"]) if "weights" in config else None
 
 
 def _config(folder: Path) -> dict[str, Any]:

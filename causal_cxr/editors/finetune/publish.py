@@ -14,7 +14,7 @@ def publish(
     """Write weights and ``card.md``: of a LoRA the adapter alone, else the whole pipeline (safetensors, half precision).
 
     Args:
-        editor: as :func:`~causal_cxr.editors.finetune.finetune` returned it.
+        editor: as :func:`~causal_cxr.editors.finetune.finetune` returned it, or calibrated after that.
         folder: for both.
         title: of the card.
         data: what the images are, and how patients were split.
@@ -33,7 +33,8 @@ def publish(
     elif whole:
         merged(editor).save(folder)
     else:
-        editor.save_adapter(folder, base=about["base"], fitted_on=about["patients"])
+        seen = about["patients"] | about.get("weighed_on", frozenset())
+        editor.save_adapter(folder, base=about["base"], fitted_on=seen)
     (folder / "card.md").write_text(card(editor, title=title, data=data, command=command, use=use))
     return folder
 
@@ -76,4 +77,7 @@ def card(editor: DiffusionEditor, *, title: str, data: str, command: str, use: s
     if history.chosen is not None:
         numbers = ", ".join(f"{name} {value:.3f}" for name, value in history.chosen.items() if name != "step")
         lines.insert(-3, f"kept: the average after step {history.chosen['step']:.0f}: {numbers}")
+    if "guidance" in about:
+        weights = ", ".join(f"{name} {weight:.2f}" for name, weight in sorted(about["guidance"].items()))
+        lines.insert(-3, f"guidance: {weights or 'all 1'}, as {len(about['weighed_on'])} held-out patients are read")
     return f"# {title}\n\n" + "".join(f"- {line}\n" for line in lines)

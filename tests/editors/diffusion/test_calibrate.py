@@ -69,6 +69,13 @@ def test_the_patients_who_chose_the_weights_are_known_to_the_editor_and_the_give
     assert (editor.fitted_on, editor.fingerprint, editor.guidance) == ({"p0"}, before, ClassifierFree())
     editor.fitted_on = None
     assert calibrated(editor, Read(view=lambda w: 0.5 * w)).fitted_on is None  # unknown stays unknown
+    assert (
+        calibrated(editor, Read(view=lambda w: 0.5 * w)).provenance == {}
+    )  # there is none of an editor that was not fitted here
+    editor.provenance = {"dataset": "d"}
+    told = calibrated(editor, Read(view=lambda w: 0.5 * w)).provenance
+    assert told == {"dataset": "d", "guidance": {"view": 2.0}, "weighed_on": {"p1", "p2"}}
+    editor.provenance = {}
 
 
 def test_a_guidance_that_weights_would_replace_is_refused_and_borders_hold_1(editor):

@@ -336,6 +336,21 @@ def test_saved_whole_an_editor_edits_to_the_same_bits(editor, images, abduction,
     assert torch.equal(edit.images, editor.edit(abduction, TARGET).images)
 
 
+def test_weights_of_attributes_are_saved_with_what_was_learnt_and_another_guidance_overrules_them(editor, tmp_path):
+    for weights in (
+        {"view": 2.0},
+        {},
+    ):  # even none of them: what several attributes change at once is the sum of their directions
+        weighed = editor.using(guidance=PerAttribute(weights))
+        weighed.save(tmp_path, half=False)
+        assert DiffusionEditor.from_pretrained(tmp_path, inversion=Heun(STEPS)).fingerprint == weighed.fingerprint
+    other = DiffusionEditor.from_pretrained(tmp_path, guidance=ClassifierFree(3.0))
+    assert other.guidance == ClassifierFree(3.0)
+    for chosen in (ClassifierFree(3.0), PerAttribute(default=2.0)):  # settings of whoever edits
+        editor.using(guidance=chosen).save(tmp_path)
+        assert DiffusionEditor.from_pretrained(tmp_path).guidance == ClassifierFree()
+
+
 def test_saved_in_half_precision_an_editor_keeps_its_fingerprint_and_edits_up_to_rounding(
     editor, images, abduction, tmp_path
 ):

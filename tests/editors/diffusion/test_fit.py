@@ -16,6 +16,7 @@ from causal_cxr.editors.diffusion import fit as module
 from causal_cxr.editors.diffusion.denoiser import Condition
 from causal_cxr.editors.diffusion.denoiser import Denoiser as Asked
 from causal_cxr.editors.diffusion.fit import TEXT_LENGTH, build, fit_diffusion
+from causal_cxr.editors.diffusion.guidance import ClassifierFree, PerAttribute
 from causal_cxr.editors.finetune import finetune
 from causal_cxr.graphs import Binary
 
@@ -228,6 +229,15 @@ def test_fitted_on_are_the_patients_of_base_and_adapter(bent, stored, phantom, t
     assert DiffusionEditor.from_pretrained(stored, adapter=tmp_path).fitted_on is None
     base.fitted_on = None
     assert finetune(base, phantom, ROWS, steps=1, batch_size=4).fitted_on is None
+
+
+def test_an_adapter_brings_its_attributes_weights(bent, stored, tmp_path):
+    base = DiffusionEditor.from_pretrained(stored)
+    weighed = bent.using(guidance=PerAttribute({"view": 2.0}))
+    weighed.save_adapter(tmp_path, base=base.weights_fingerprint, fitted_on=frozenset())
+    assert DiffusionEditor.from_pretrained(stored, adapter=tmp_path).guidance == weighed.guidance
+    asked = DiffusionEditor.from_pretrained(stored, adapter=tmp_path, guidance=ClassifierFree(3.0))
+    assert asked.guidance == ClassifierFree(3.0)
 
 
 def test_an_adapter_of_another_base_is_refused_with_both_fingerprints(bent, base, stored, phantom, tmp_path):
