@@ -15,6 +15,8 @@ from causal_cxr.graphs import CausalGraph, Contrast
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.reader import Reader
 
+SURE = 0.5  #: a slope that may lie below this share of what it is said to be tells no effectiveness
+
 
 class Validation:
     """Effectiveness and leak on held-out patients: what :func:`causal_cxr.editors.finetune.finetune` is watched by.
@@ -55,6 +57,9 @@ class Validation:
         unread = sorted({c.attribute for c in contrasts} - {c.attribute for c, *_ in self.read_by if c.attribute})
         if unread:
             raise ValueError(f"No reader reads {unread}; pass one with concepts of them, or leave their contrasts out.")
+        self.told = frozenset(
+            str(concept.attribute) for concept, _, _, slope, low in self.read_by if low >= SURE * slope
+        )  #: attributes that are read well enough to tell how far an edit of them goes
         for reader in readers:
             self._check_unseen(f"reader {reader.name!r}", reader.fitted_on)
 
@@ -131,7 +136,7 @@ class Validation:
         """``(n, k)`` of the concepts of attributes, on their own scale."""
         patients = self.dataset.patients.iloc[rows].astype(str).tolist()
         scores = [reader.read(images, patients).numpy().astype(float) for reader in self.readers]
-        return np.stack([scores[i][:, j] / slope for _, i, j, slope in self.read_by], axis=1)
+        return np.stack([scores[i][:, j] / slope for _, i, j, slope, _ in self.read_by], axis=1)
 
     def _check_unseen(self, who: str, fitted_on: frozenset[str] | None) -> None:
         seen = sorted(self.patients & (fitted_on or frozenset()))
@@ -142,9 +147,9 @@ class Validation:
             )
 
 
-def _best(readers: Sequence[Reader], graph: CausalGraph) -> list[tuple[Concept, int, int, float]]:
-    """Each concept of a labelled attribute: the reader that reads it best, its column there, and the reader's slope."""
-    best: dict[str, tuple[float, Concept, int, int, float]] = {}
+def _best(readers: Sequence[Reader], graph: CausalGraph) -> list[tuple[Concept, int, int, float, float]]:
+    """Each concept of a labelled attribute: the reader that reads it best, its column there, the reader's slope, and what that is at least."""
+    best: dict[str, tuple[float, Concept, int, int, float, float]] = {}
     for i, reader in enumerate(readers):
         for j, concept in enumerate(reader.concepts):
             if concept.attribute not in graph.labelled:
@@ -153,5 +158,5 @@ def _best(readers: Sequence[Reader], graph: CausalGraph) -> list[tuple[Concept, 
             low, slope = float(known["slope_low"]), float(known["slope"])
             merit = low if low > 0 else -np.inf
             if concept.name not in best or merit > best[concept.name][0]:
-                best[concept.name] = (merit, concept, i, j, slope if low > 0 else 1.0)
+                best[concept.name] = (merit, concept, i, j, *((slope, low) if low > 0 else (1.0, 0.0)))
     return [found[1:] for found in best.values()]

@@ -101,6 +101,16 @@ def test_each_concept_is_read_by_the_reader_that_reads_it_best():
     assert validation([Blind(), CornerReader()])(HalfEditor(0.2)) == validation()(HalfEditor(0.2))
 
 
+def test_it_tells_of_which_attributes_readings_say_how_far_an_edit_goes():
+    reader = CornerReader()
+    assert validation([reader]).told == {"view", "disease"}
+    of_view = next(concept.name for concept in CONCEPTS if concept.attribute == "view")
+    reader.quality.concepts.loc[of_view, ["slope", "slope_low"]] = [0.05, 0.01]  # may as well be a fifth of it
+    assert validation([reader]).told == {"disease"}
+    reader.quality.concepts.loc[of_view, ["slope", "slope_low"]] = np.nan
+    assert validation([reader]).told == {"disease"}
+
+
 def test_patients_that_anyone_has_seen_are_refused():
     seen = frozenset({"p3", "elsewhere"})
     with pytest.raises(ValueError, match=r"editor was fitted on 1 of the 50 validation patients, e\.g\. 'p3'"):

@@ -27,8 +27,13 @@ class Validate(Protocol):
         """Whose images are edited and read."""
         ...
 
-    def __call__(self, editor: DiffusionEditor, /, *, attributes: Collection[str] | None = None) -> Mapping[str, float]:
-        """``effectiveness_A`` of each attribute A of ``attributes``, or of all: the change that is read over the change asked for."""
+    @property
+    def told(self) -> frozenset[str]:
+        """Attributes that are read well enough to tell how far an edit of them goes."""
+        ...
+
+    def __call__(self, editor: DiffusionEditor, /, *, attributes: Collection[str]) -> Mapping[str, float]:
+        """``effectiveness_A`` of each attribute A of ``attributes``: the change that is read over the change asked for."""
         ...
 
 
@@ -39,7 +44,7 @@ def calibrated(
 
     Each attribute's weight is divided by its effectiveness, read anew, and so on, until it is within 0.1 of 1; of the weights that
     were tried the one with the effectiveness nearest 1 is kept. Attributes that do as asked keep their weight of 1, and so do
-    those that an edit moves the wrong way, which no weight mends. Where the border comes first the editor falls short
+    those that an edit moves the wrong way, which no weight mends, and those that are not read well enough to tell. Where the border comes first the editor falls short
     still, as the effectiveness in an audit's report says.
 
     A weight scales all that the editor has learnt to go with an attribute, wrong associations too. It does not teach it anything.
@@ -55,7 +60,8 @@ def calibrated(
         weights, so they are not to be audited. :meth:`DiffusionEditor.save` writes the weights down.
 
     Raises:
-        ValueError: ``rounds`` is not positive, the borders hold no 1, or the editor has a guidance that weights would replace.
+        ValueError: ``rounds`` is not positive, the borders hold no 1, the editor has a guidance that weights would replace, or
+            nothing is read well enough.
     """
     if rounds < 1 or not 0 < least <= 1 <= most:
         raise ValueError(
@@ -71,7 +77,12 @@ def calibrated(
             f"Calibration would replace the guidance {guidance!r}; pass editor.using(guidance=ClassifierFree())."
         )
     kept: dict[str, tuple[float, float]] = {}  # attribute -> how far its effect is from 1, and the weight
-    asked: Collection[str] | None = None
+    asked: Collection[str] = validate.told & editor.attributes
+    if not asked:
+        raise ValueError(
+            f"Of what the editor sets, {sorted(editor.attributes)}, nothing is read well enough to choose a weight by; calibrate "
+            "with readers whose slopes are known and high, on more labelled patients."
+        )
     for _ in range(rounds):
         said = validate(editor.using(guidance=PerAttribute(weights)), attributes=asked)
         effects = {name.removeprefix(PREFIX): value for name, value in said.items() if name.startswith(PREFIX)}

@@ -13,10 +13,10 @@ class Read:
     patients = frozenset({"p1", "p2"})
 
     def __init__(self, **effects) -> None:
-        self.effects, self.asked = effects, []
+        self.effects, self.asked, self.told = effects, [], frozenset(effects)
 
-    def __call__(self, editor: DiffusionEditor, *, attributes=None) -> dict[str, float]:
-        weights = {name: editor.guidance.weights.get(name, 1.0) for name in attributes or self.effects}
+    def __call__(self, editor: DiffusionEditor, *, attributes) -> dict[str, float]:
+        weights = {name: editor.guidance.weights.get(name, 1.0) for name in attributes}
         self.asked.append(weights)
         said = {f"effectiveness_{name}": self.effects[name](weight) for name, weight in weights.items()}
         return {"effectiveness": 0.0, "leak_view": 9.0, **said}
@@ -76,6 +76,17 @@ def test_the_patients_who_chose_the_weights_are_known_to_the_editor_and_the_give
     told = calibrated(editor, Read(view=lambda w: 0.5 * w)).provenance
     assert told == {"dataset": "d", "guidance": {"view": 2.0}, "weighed_on": {"p1", "p2"}}
     editor.provenance = {}
+
+
+def test_what_is_not_read_well_enough_keeps_its_weight(editor):
+    read = Read(view=lambda w: 0.5 * w, age=lambda w: 0.1 * w)
+    read.told = frozenset({"view"})
+    assert calibrated(editor, read).guidance == PerAttribute({"view": 2.0})
+    read.told = frozenset({"site"})  # which the editor does not set
+    with pytest.raises(
+        ValueError, match=r"'view'\], nothing is read well enough to choose a weight by; calibrate with readers"
+    ):
+        calibrated(editor, read)
 
 
 def test_a_guidance_that_weights_would_replace_is_refused_and_borders_hold_1(editor):
