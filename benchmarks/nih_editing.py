@@ -2,7 +2,8 @@
 
     python benchmarks/nih_editing.py --data path/to/nih --size 64 --steps 700 --json FILE --figure sheet.png
 
-Disjoint sets of patients: ``fitted`` for the editors, ``watched`` to stop the diffusion editor's fit before it overfits,
+Disjoint sets of patients: ``fitted`` for the editors, ``watched`` to stop the diffusion editor's fit before it overfits and to
+choose the weights of its guidance (``coupled calibrated``; by the readers that judge, and by other patients),
 ``read`` for the readers that judge, for their calibration and as the held-out side of the copy test, ``edited`` for the
 edits. The diffusion editor starts from the shipped base, which
 has seen phantoms alone; a deep SCM is fitted to the same rows. The true counterfactual of a real image is not known, so the
@@ -34,14 +35,15 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from causal_cxr.audits.cycles import null_cycles
 from causal_cxr.audits.memorisation import CopyTest, copy_test, resampled_means
+from causal_cxr.audits.validation import Validation
 from causal_cxr.data import Dataset, NIHChestXray14, split_patients
 from causal_cxr.editors import Abduction, Editor
-from causal_cxr.editors.diffusion import DiffusionEditor, captions, fit_diffusion
+from causal_cxr.editors.diffusion import DiffusionEditor, calibrated, captions, fit_diffusion
 from causal_cxr.editors.diffusion.guidance import ClassifierFree
-from causal_cxr.editors.diffusion.inversion import FlowEdit, Heun, Inversion, Trajectory
+from causal_cxr.editors.diffusion.inversion import Coupled, Heun, Inversion, Trajectory
 from causal_cxr.editors.finetune import Joint, Watch, finetune, publish
 from causal_cxr.editors.scm import SCMEditor, fit_image_model
-from causal_cxr.graphs import Binary, CausalGraph, Continuous
+from causal_cxr.graphs import Binary, CausalGraph, Continuous, default_contrasts
 from causal_cxr.readers import Concept, OrientedGradients, Pixels, ProbeReader
 from causal_cxr.readers.quality import auroc
 
@@ -55,11 +57,12 @@ CONCEPTS = (
     Concept("pneumonia", ("pneumonia",), ("no pneumonia",), attribute="pneumonia", level=1),
 )
 GUIDANCES = (1.0, 1.5, 2.0, 3.0)
-INVERSIONS: tuple[Inversion, ...] = (FlowEdit(20), Heun(20))  #: the first at all guidances, others at 1
+INVERSIONS: tuple[Inversion, ...] = (Coupled(20), Heun(20))  #: the first at all guidances, others at 1
 SAMPLING = Heun(20)  #: from noise alone, for the copy test
 LOOKS = 10  #: at the watched patients while the fit runs
 RESAMPLES = 2_000
 BATCH = 64
+SHIFT_YEARS = 20.0
 SEEN = 0.6  #: a reader sees what it tells apart with an AUROC surely above this
 COMPONENTS = 32  #: of the realism features
 CYCLED = 32  #: images that are edited over and over
@@ -467,6 +470,13 @@ def score_phase(
             guided = editor.using(guidance=ClassifierFree(scale))
             made[f"{inversion.name} {scale:g}"] = edit_all(guided, abductions, table, wanted, seconds)
             _say(f"edited by {inversion.name} at guidance {scale:g}")
+        if inversion is INVERSIONS[0]:
+            contrasts = default_contrasts(graph, {"age": SHIFT_YEARS})
+            watched = Validation(list(readers.values()), dataset, parts["watched"], graph, contrasts)
+            weighed = calibrated(editor, watched)
+            weights = {name: round(weight, 3) for name, weight in weighed.guidance.weights.items()}
+            made[f"{inversion.name} calibrated"] = edit_all(weighed, abductions, table, wanted, seconds)
+            _say(f"edited by {inversion.name} at guidance {weights}")
         composed[inversion.name] = composition(editor, factual[cycled], table[cycled], patients[cycled])
     abductions, seconds = abduct_all(scm, factual, table)
     made["scm"] = edit_all(scm, abductions, table, wanted, seconds)
@@ -490,6 +500,7 @@ def score_phase(
             name: held_out_loss(diffusion, dataset, parts[name][:200]) for name in ("fitted", "watched", "read")
         },
         "readers": {kind: _quality(reader, factual, table) for kind, reader in readers.items()},
+        "weights": weights,
         "changes": {name: [change.attribute, change.low, change.high] for name, change in wanted.items()},
         "editors": {name: judged(edits, factual, patients, readers) for name, edits in made.items()},
         "composition": composed,
@@ -505,7 +516,9 @@ def score_phase(
     record(args.json, seed=args.seed, summary=summary)
     print(json.dumps(summary, indent=1))
     if args.figure is not None:
-        shown = {name: made[name].images for name in (f"{INVERSIONS[0].name} 1", f"{INVERSIONS[0].name} 2", "scm")}
+        shown = {
+            name: made[name].images for name in (f"{INVERSIONS[0].name} 1", f"{INVERSIONS[0].name} calibrated", "scm")
+        }
         contact_sheet(args.figure, factual, table, shown, wanted)
         nearest = {name: tests["pixels"][name].nearest for name in ("samples", "real")}
         images = {"samples": drawn, "real": factual}
@@ -518,7 +531,7 @@ def fit_readers(dataset: Dataset, rows: np.ndarray, graph: CausalGraph) -> dict[
     kinds = {"gradients": OrientedGradients(64), "pixels": Pixels(64)}
     return {
         name: ProbeReader.fit(
-            dataset, rows, truth, CONCEPTS, graph=graph, shifts={"age": 20.0}, features=features, name=name
+            dataset, rows, truth, CONCEPTS, graph=graph, shifts={"age": SHIFT_YEARS}, features=features, name=name
         )
         for name, features in kinds.items()
     }

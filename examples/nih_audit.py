@@ -3,7 +3,9 @@
     python examples/nih_audit.py --data path/to/nih --out runs/nih
 
 Fine-tunes the shipped diffusion editor of phantoms and fits a deep SCM on some patients, and audits others, whom neither
-has seen; ``--editors scm`` leaves the diffusion editor out. The readers of the hidden attributes in ``hidden_labels.csv``
+has seen; ``--editors scm`` leaves the diffusion editor out. Of a few hundred radiographs a diffusion editor learns what an
+attribute looks like only in part: some of the patients are not fitted on, and choose how much each attribute is guided
+(``--no-calibrate`` leaves them to the fit). The readers of the hidden attributes in ``hidden_labels.csv``
 are cross-fitted: each patient is read by heads fitted on other patients. Faint
 marks and a placebo attribute, independent of everything, are spiked in before anything is fitted.
 """
@@ -19,10 +21,11 @@ import numpy as np
 import pandas as pd
 
 from causal_cxr.audits import Audit, Report
+from causal_cxr.audits.validation import Validation
 from causal_cxr.data import MARKS, PLACEBO, NIHChestXray14, Subset, WithControls, split_patients
 from causal_cxr.data.whole_file import write_json
 from causal_cxr.editors import Editor
-from causal_cxr.editors.diffusion import DiffusionEditor
+from causal_cxr.editors.diffusion import DiffusionEditor, calibrated
 from causal_cxr.editors.diffusion.inversion import Coupled
 from causal_cxr.editors.finetune import Joint, finetune
 from causal_cxr.editors.scm import HierarchicalVAE, fit_image_model
@@ -31,6 +34,7 @@ from causal_cxr.readers import Concept, OrientedGradients, Pixels, ProbeReader
 
 SHIFT_YEARS = 20.0
 FOLDS = 5
+WEIGHED = 0.15  #: of the patients who are not audited: they choose the weights of guidance
 MINUTES_A_STEP, REST = 0.0075, 3.0  #: of the diffusion editor, and minutes of all else; measured on 2 CPU cores at 64
 #: A ladder whose coarsest latents have one position at 64 pixels and four at 128.
 LADDER = ((4, 32, 2, 4), (8, 64, 2, 0), (16, 96, 2, 0), (64, 128, 2, 32))
@@ -102,6 +106,32 @@ def fit_readers(audited: Subset, hidden: pd.DataFrame, graph: CausalGraph) -> tu
     ], refused  # fmt: skip
 
 
+def fit_diffusion_editor(
+    dataset: WithControls, rows: np.ndarray, graph: CausalGraph, args: argparse.Namespace
+) -> DiffusionEditor:
+    """The shipped base, fine-tuned; then guided as much as each attribute needs, as patients left out of the fit are read."""
+    start = DiffusionEditor.from_shipped("diffusion-base").using(
+        attributes=graph.attributes, inversion=Coupled(steps=args.edit_steps)
+    )
+    fitted, weighed = split_patients(Subset(dataset, rows), [1 - WEIGHED, WEIGHED], seed=args.seed)
+    if not args.calibrate:
+        fitted, weighed = np.arange(len(rows)), fitted[:0]
+    editor = finetune(
+        start, dataset, rows[fitted], what=Joint(), steps=args.steps, seed=args.seed, learning_rate=3e-4,
+        checkpoint=args.out / "checkpoints" / "diffusion", device=args.device,
+    ).to(args.device)  # fmt: skip
+    if not args.calibrate:
+        return editor
+    known = Subset(dataset, rows[fitted])
+    readers, _ = fit_readers(known, pd.DataFrame(index=range(len(known))), graph)
+    contrasts = default_contrasts(graph, {"age": SHIFT_YEARS})
+    read = {concept.attribute for reader in readers for concept in reader.concepts}
+    asked = [contrast for contrast in contrasts if contrast.attribute in read]
+    editor = calibrated(editor, Validation(readers, dataset, rows[weighed], graph, asked, seed=args.seed))
+    print(f"guidance, as {len(weighed)} images of other patients are read: {editor.guidance}", flush=True)
+    return editor
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="has Data_Entry_2017_v2020.csv and the images")
@@ -111,6 +141,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="of 64 images, for the diffusion editor")
     parser.add_argument(
         "--edit-steps", type=int, default=Coupled.steps, help="evaluations an edit by the diffusion editor"
+    )
+    parser.add_argument(
+        "--calibrate", action=argparse.BooleanOptionalAction, default=True, help="the diffusion editor's guidance"
     )
     parser.add_argument("--scm-steps", type=int, default=1500, help="of 32 images, at most, for the deep SCM")
     parser.add_argument("--seed", type=int, default=0)
@@ -129,25 +162,18 @@ def main() -> None:
     dataset = WithControls(release, seed=args.seed)
     graph = graph.with_placebo(replace(PLACEBO, phrases={"heads": "heads", "tails": "tails"}))
     audited = Subset(dataset, audit_rows)
-    print(f"{len(fit_rows)} images to fit the editors on, {len(audit_rows)} of other patients to audit, "
+    print(f"{len(fit_rows)} images for the editors, {len(audit_rows)} of other patients to audit, "
           f"{len(without)} left out", flush=True)  # fmt: skip
 
     hidden = pd.concat([release.hidden, dataset.marks], axis=1) if release.hidden is not None else dataset.marks
     readers, refused = fit_readers(audited, hidden.iloc[audit_rows].reset_index(drop=True), graph)
-    checkpoints = args.out / "checkpoints"
     editors: dict[str, Editor] = {}
     if "diffusion" in args.editors:
-        start = DiffusionEditor.from_shipped("diffusion-base").using(
-            attributes=graph.attributes, inversion=Coupled(steps=args.edit_steps)
-        )
-        editors["diffusion"] = finetune(
-            start, dataset, fit_rows, what=Joint(), steps=args.steps, seed=args.seed, learning_rate=3e-4,
-            checkpoint=checkpoints / "diffusion", device=args.device,
-        ).to(args.device)  # fmt: skip
+        editors["diffusion"] = fit_diffusion_editor(dataset, fit_rows, graph, args)
     if "scm" in args.editors:
         editors["scm"] = fit_image_model(
             dataset, fit_rows, graph, IMAGE_MODELS[args.image_model], steps=args.scm_steps, seed=args.seed,
-            checkpoint=checkpoints / "scm", **RECIPES[args.image_model],
+            checkpoint=args.out / "checkpoints" / "scm", **RECIPES[args.image_model],
         )  # fmt: skip
     audit = Audit(graph, readers, interventions=default_contrasts(graph, {"age": SHIFT_YEARS}))
     report = audit.run(
