@@ -144,7 +144,12 @@ def run_finetune(
         return Validation(material.readers, material.held_out, rows, graph, contrasts, seed=seed)
 
     watch = None if validate_every is None else Watch(judge(HELD_OUT), every=validate_every, patience=patience)
-    weigher = judge(WEIGHED) if calibrate else None  # refused before hours of a fit, if it is
+    weigher = judge(WEIGHED) if calibrate else None
+    if weigher is not None and not weigher.told:  # before hours of a fit
+        raise ValueError(
+            f"--calibrate: no reader reads {sorted({c.attribute for c in contrasts})} well enough to choose a weight by; leave it "
+            "out, or name readers whose slopes are known and high."
+        )
     fitted = finetune(
         start, material.dataset, material.rows, what=trainable, steps=steps, batch_size=batch_size, seed=seed,
         weights=Balanced(graph, attribute) if balanced and attribute is not None else None,
