@@ -151,6 +151,11 @@ def test_finetune_calibrates_guidance_on_held_out_patients_and_writes_it_down(sm
     assert "--calibrate --out DIR`" in done.output
     editor = DiffusionEditor.from_pretrained(small_base, adapter=tmp_path)
     assert isinstance(editor.guidance, PerAttribute)
+    monkeypatch.setattr("causal_cxr.audits.validation.SURE", 2.0)  # no slope is
+    refused = tune(small_base, tmp_path / "out", "--world", "portable", *own, "--calibrate")
+    assert refused.exit_code == 2
+    assert "--calibrate: no reader reads ['view'] well enough to choose a weight by" in words(refused.output)
+    assert not (tmp_path / "out").exists()
     assert any(
         patient.startswith("portable-10-") for patient in editor.fitted_on
     )  # the next seed's, who chose the weights
