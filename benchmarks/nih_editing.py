@@ -516,9 +516,8 @@ def score_phase(
     record(args.json, seed=args.seed, summary=summary)
     print(json.dumps(summary, indent=1))
     if args.figure is not None:
-        shown = {
-            name: made[name].images for name in (f"{INVERSIONS[0].name} 1", f"{INVERSIONS[0].name} calibrated", "scm")
-        }
+        shown = {"as learnt": best.images, "calibrated": made[f"{INVERSIONS[0].name} calibrated"].images}
+        shown["scm"] = made["scm"].images
         contact_sheet(args.figure, factual, table, shown, wanted)
         nearest = {name: tests["pixels"][name].nearest for name in ("samples", "real")}
         images = {"samples": drawn, "real": factual}

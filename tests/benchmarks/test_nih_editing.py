@@ -159,7 +159,8 @@ def test_all_phases_end_with_numbers_and_sheets(monkeypatch, release, tmp_path):
         monkeypatch.setattr(sys, "argv", ["nih_editing.py", *common, *arguments])
         nih_editing.main()
     found = json.loads((tmp_path / "x.json").read_text())["summary"]
-    assert set(found["editors"]) == {"coupled 1", "coupled 2", "heun 1", "scm"}
+    assert set(found["editors"]) == {"coupled 1", "coupled 2", "coupled calibrated", "heun 1", "scm"}
+    assert set(found["weights"]) <= {"age", "sex", "view", "pneumonia"}
     assert found["steps"] == 2
     assert found["images"]["edited"] == 8
     assert set(found["copies"]) == {"pixels", "gradients"}
