@@ -2,6 +2,7 @@
 
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,6 @@ from causal_cxr.cli import app
 from causal_cxr.editors import DiffusionEditor
 from causal_cxr.graphs import Binary, CausalGraph
 from causal_cxr.readers import CLIPReader, load_concepts
-from causal_cxr.weights import shipped
 
 
 @pytest.fixture
@@ -106,18 +106,23 @@ def test_a_published_pipeline_is_opened_with_what_the_graph_names(tmp_path, monk
 
 
 def test_an_adapter_is_opened_on_the_shipped_base_or_on_the_one_that_is_named(tmp_path, monkeypatch):
-    asked = []
+    asked, mine = [], tmp_path / "mine"
     monkeypatch.setattr(
         DiffusionEditor, "from_pretrained", lambda source, *, adapter, graph: asked.append((source, adapter))
     )
-    for place in ({}, {"path": tmp_path / "base"}, {"hub": "owner/name"}):
-        open_model("mine", ModelBlock(type="diffusion", adapter=tmp_path / "mine", **place), ("diffusion",))
-    sources = [shipped("diffusion-base"), tmp_path / "base", "owner/name"]
-    assert asked == [(source, tmp_path / "mine") for source in sources]
+    for place in ({"path": tmp_path / "base"}, {"hub": "owner/name"}):
+        open_model("mine", ModelBlock(type="diffusion", adapter=mine, **place), ("diffusion",))
+    monkeypatch.setattr(
+        DiffusionEditor,
+        "from_shipped",
+        lambda name: SimpleNamespace(adapted=lambda adapter: asked.append((name, adapter))),
+    )
+    open_model("mine", ModelBlock(type="diffusion", adapter=mine), ("diffusion",))
+    assert asked == [(source, mine) for source in (tmp_path / "base", "owner/name", "diffusion-base")]
     with pytest.raises(SpecError, match="mine: adapter: is for diffusion; give path"):
         open_model("mine", ModelBlock(type="scm", adapter=tmp_path), ("diffusion", "scm"))
     beside = ModelBlock(type="diffusion", adapter="mine").beside(tmp_path)
-    assert beside.adapter == tmp_path / "mine"  # a path of the file's, as others are
+    assert beside.adapter == mine  # a path of the file's, as others are
 
 
 def test_a_published_clip_model_is_asked_about_a_bank(tmp_path, monkeypatch):

@@ -88,11 +88,11 @@ def open_model(name: str, block: ModelBlock, suited: Collection[str], graph: Cau
     if block.target is not None and block.type == "python":
         return call(name, block.target, block.options)
     model = _class(block.type)
-    if block.type == "diffusion" and (block.path or block.hub or block.adapter):
-        from causal_cxr.weights import shipped
-
-        source = block.path or block.hub or shipped("diffusion-base")
+    if block.type == "diffusion" and (block.path or block.hub):
+        source = block.path or block.hub
         return model.from_pretrained(source, adapter=block.adapter, graph=graph, **block.options)
+    if block.adapter:
+        return model.from_shipped("diffusion-base").adapted(block.adapter)
     if block.type == "clip" and (block.path or block.hub):
         return model.from_pretrained(block.path or f"hf-hub:{block.hub}", _asked(block.options), **_rest(block.options))
     if block.path:
