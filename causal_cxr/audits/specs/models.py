@@ -89,8 +89,7 @@ def open_model(name: str, block: ModelBlock, suited: Collection[str], graph: Cau
         return call(name, block.target, block.options)
     model = _class(block.type)
     if block.type == "diffusion" and (block.path or block.hub):
-        source = block.path or block.hub
-        return model.from_pretrained(source, adapter=block.adapter, graph=graph, **block.options)
+        return model.from_pretrained(block.path or block.hub, adapter=block.adapter, graph=graph, **block.options)
     if block.adapter:
         return model.from_shipped("diffusion-base").adapted(block.adapter)
     if block.type == "clip" and (block.path or block.hub):
