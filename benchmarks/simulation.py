@@ -116,7 +116,8 @@ class SimulatedReader:
         strip = images[:, 0, -1, : len(self.concepts)]
         values = (strip - MIDDLE) / SCALE + 0.5
         slopes = torch.as_tensor(self.slopes, dtype=torch.float32)
-        return (1 - slopes) / 2 + slopes * values
+        scores = (1 - slopes) / 2 + slopes * values
+        return scores.clamp(0, 1) if self.noise else scores  # a perfect reader shows a drift for what it is
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ def cell(
     if asked is None:
         row |= dict.fromkeys(("rejected", "bound_low", "bound_high", "bound_low_95", "bound_high_95"), np.nan)
     else:
-        least, most = (b.scaled(slope, slope_se) if readable else b for b in edit_bounds(asked, column))
+        bounds = (b.less(shift.value, shift.se) for b in edit_bounds(asked, column))  # as the effect that they bound
+        least, most = (b.scaled(slope, slope_se) if readable else b for b in bounds)
         row |= {"rejected": 1 - float((asked["accepted"] & asked["accepted@null"]).mean()),
                 "bound_low": least.value, "bound_high": most.value,
                 "bound_low_95": least.interval()[0], "bound_high_95": most.interval()[1]}  # fmt: skip

@@ -9,13 +9,20 @@ import torch
 from torch import Tensor
 
 from causal_cxr.data.dataset import Dataset, UnreadableImages
+from causal_cxr.readers.quality import check_scores
 from causal_cxr.readers.reader import Reader
 
 
 def read_scores(readers: Sequence[Reader], images: Tensor, patients: pd.Series) -> dict[str, np.ndarray]:
+    """A column a reader and concept.
+
+    Raises:
+        ValueError: a score is no finite number. (Outside [0, 1] it may lie: features and log odds are read here as well.)
+    """
     columns = {}
     for reader in readers:
         scores = reader.read(images, patients.astype(str).tolist()).numpy().astype(np.float32)
+        check_scores(scores, [concept.name for concept in reader.concepts], reader=reader.name, bounded=False)
         for j, concept in enumerate(reader.concepts):
             columns[f"{reader.name}/{concept.name}"] = scores[:, j]
     return columns

@@ -11,6 +11,7 @@ import pandas as pd
 
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.concordance import Z, clustered_error, concordance
+from causal_cxr.readers.quality import check_scores, check_truth
 
 MIN_PATIENTS = 10  #: with images that differ in the concept, before anything is said
 BLIND = 0.6  #: a reader whose within-patient AUROC lies wholly below is called blind
@@ -25,7 +26,7 @@ def within_patients(
     """What is left of a reader where it compares images of one patient.
 
     Args:
-        scores: ``(n, k)`` by a reader that was fitted on none of these patients, or that is cross-fitted by them
+        scores: ``(n, k)`` in [0, 1], by a reader that was fitted on none of these patients, or that is cross-fitted by them
             (:func:`~causal_cxr.readers.judging.read_rows`).
         truth: ``(n, k)`` 1 / 0 / NaN unknown.
         patients: ``(n,)`` ids.
@@ -42,6 +43,9 @@ def within_patients(
         given. In ``within`` a pair weighs 1 / its patient's images, so that no
         patient with many decides alone.
 
+    Raises:
+        ValueError: see :func:`~causal_cxr.readers.quality.check_scores`, :func:`~causal_cxr.readers.quality.check_truth`.
+
     >>> rng = np.random.default_rng(0)
     >>> patients, truth = np.arange(80) // 2, np.arange(80) % 2.0
     >>> identity = rng.uniform(size=40)[patients]  # of whoever it is, the same in both images
@@ -50,11 +54,14 @@ def within_patients(
     >>> found["verdict"].tolist()
     ['blind', 'sees']
     """
+    scores, truth, names = (np.asarray(scores, dtype=float), np.asarray(truth, dtype=float), [c.name for c in concepts])
+    check_scores(scores, names)
+    check_truth(truth, names)
     group = pd.factorize(np.asarray(patients))[0]
     rows = []
-    for j, concept in enumerate(concepts):
+    for j, name in enumerate(names):
         known = ~np.isnan(truth[:, j])
-        rows.append([concept.name, *_of_one(scores[known, j].astype(float), truth[known, j] == 1, group[known])])
+        rows.append([name, *_of_one(scores[known, j], truth[known, j] == 1, group[known])])
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -90,7 +97,7 @@ def _pairs(g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(g, kind="stable")
     starts = np.flatnonzero(np.diff(g[order], prepend=-1))
     first, second = [], []
-    for start, stop in zip(starts, [*starts[1:], len(g)], strict=True):
+    for start, stop in zip(starts, np.append(starts, len(g))[1:], strict=True):  # none without images
         i, j = np.triu_indices(stop - start, k=1)
         first.append(order[start + i])
         second.append(order[start + j])

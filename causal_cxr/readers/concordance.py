@@ -1,12 +1,14 @@
 """AUROC and its relatives as pure functions of arrays, with patient-clustered errors in closed form.
 
 A :class:`Concordance` is the probability that a present image scores above an absent one: of any two images (AUROC), of two
-of the same stratum (stratified AUROC), or of two of the same patient, where the patients are the strata.
+of the same stratum (stratified AUROC), or of two of the same patient, where the patients are the strata. :func:`slope` is
+by how much it scores above.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 Z = 1.959963984540054  #: of 95% intervals
 BINS = 10  #: of the calibration error, equally many images each
@@ -35,20 +37,36 @@ class Concordance:
 
     @property
     def least_variance(self) -> float:
-        """Where scores (nearly) separate, the estimated variance goes to 0, which proves nothing: as of one trial gone wrong."""
-        share = 1 / (self.trials + 2)
-        return share * (1 - share) / self.trials if self.trials else float("nan")
+        """See :func:`least_variance`."""
+        return least_variance(self.trials)
 
     def interval(self) -> tuple[float, float]:
-        """95%: Wilson's, at the number of independent trials of the same variance (Korn & Graubard 1998)."""
-        if not self.variance >= 0:
-            return float("nan"), float("nan")
-        share = 1 / (self.trials + 2)
-        inside = float(np.clip(self.value, share, 1 - share))
-        n = inside * (1 - inside) / max(self.variance, self.least_variance)
-        centre = (self.value + Z**2 / (2 * n)) / (1 + Z**2 / n)
-        half = Z * np.sqrt(self.value * (1 - self.value) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
-        return float(max(centre - half, 0.0)), float(min(centre + half, 1.0))
+        """95%, see :func:`wilson`."""
+        return wilson(self.value, self.variance, self.trials)
+
+
+def least_variance(trials: float) -> float:
+    """Where scores (nearly) separate, the estimated variance goes to 0, which proves nothing: as of one trial gone wrong."""
+    share = 1 / (trials + 2)
+    return share * (1 - share) / trials if trials else float("nan")
+
+
+def wilson(value: float, variance: float, trials: float) -> tuple[float, float]:
+    """95% of a mean in [0, 1]: Wilson's, at the number of independent trials of the same variance (Korn & Graubard 1998).
+
+    Args:
+        value: the mean.
+        variance: its estimated variance; NaN: nothing is known.
+        trials: independent trials at most, see :func:`least_variance`.
+    """
+    if not variance >= 0:
+        return float("nan"), float("nan")
+    share = 1 / (trials + 2)
+    inside = float(np.clip(value, share, 1 - share))
+    n = inside * (1 - inside) / max(variance, least_variance(trials))
+    centre = (value + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z * np.sqrt(value * (1 - value) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
+    return float(max(centre - half, 0.0)), float(min(centre + half, 1.0))
 
 
 def concordance(
@@ -135,23 +153,71 @@ def clustered_error(influence: np.ndarray, groups: np.ndarray) -> float:
     return float(np.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum())) if len(sums) > 1 else float("nan")
 
 
+def slope(scores: np.ndarray, present: np.ndarray, groups: np.ndarray) -> tuple[float, float, float, float]:
+    """``J = E[score | present] - E[score | absent]``, its error and its 95% interval.
+
+    Each mean has its :func:`wilson` interval, of as many trials as there are patients, so that scores which separate a few
+    patients prove no perfect reader; the two are put together as Newcombe (1998) does, less the covariance of images of one
+    patient (Zou & Donner 2008). A quantile of Student's t, as patients are few, by Welch and Satterthwaite.
+
+    Args:
+        scores: ``(n,)`` in [0, 1].
+        present: ``(n,)`` bool.
+        groups: ``(n,)`` patient numbers from 0.
+
+    Returns:
+        slope; standard error, the root mean square of how far the interval reaches down and up, in units of a normal's;
+        low and high. All but the slope NaN with fewer than two patients of a kind.
+
+    >>> found = slope(np.repeat([1.0, 0.0], 10), np.repeat([True, False], 10), np.arange(20))
+    >>> [round(float(value), 2) for value in found]
+    [1.0, 0.14, 0.61, 1.0]
+    """
+    kinds = present, ~present
+    means = [float(scores[kind].mean()) for kind in kinds]
+    gap = means[0] - means[1]
+    # What each patient adds to each mean.
+    parts = [
+        np.bincount(groups[kind], weights=(scores[kind] - mean) / kind.sum(), minlength=int(groups.max()) + 1)
+        for kind, mean in zip(kinds, means, strict=True)
+    ]
+    who = np.array([len(np.unique(groups[kind])) for kind in kinds])
+    everyone = len(np.unique(groups))
+    if who.min() < 2:
+        return gap, float("nan"), float("nan"), float("nan")
+    variances = who / (who - 1) * [(part**2).sum() for part in parts]
+    covariance = everyone / (everyone - 1) * float((parts[0] * parts[1]).sum())
+    freedom = variances.sum() ** 2 / max((variances**2 / (who - 1)).sum(), np.finfo(float).tiny)
+    # No more than there are patients: those with images of both kinds count once.
+    few = (stats.t.isf(0.025, np.clip(freedom, 1, everyone - 1)) / Z) ** 2
+    known = few * variances
+    limits = np.array([wilson(*told) for told in zip(means, known, who, strict=True)])
+    floored = np.maximum(known, [least_variance(n) for n in who])
+    shared = float(np.clip(few * covariance / np.sqrt(floored.prod()), -1, 1))
+
+    def reach(first: float, second: float) -> float:
+        return float(np.sqrt(max(first**2 + second**2 - 2 * shared * first * second, 0.0)))
+
+    down = reach(means[0] - limits[0, 0], limits[1, 1] - means[1])
+    up = reach(limits[0, 1] - means[0], means[1] - limits[1, 0])
+    return gap, float(np.hypot(down, up) / np.sqrt(2) / Z), gap - down, gap + up
+
+
 def auroc(scores: np.ndarray, present: np.ndarray) -> float:
     """Probability that a present case scores above an absent one, ties counting half; NaN without both.
 
     >>> auroc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]))
     0.75
     """
-    from scipy.stats import rankdata
-
     present = np.asarray(present, dtype=bool)
     n1, n0 = int(present.sum()), int((~present).sum())
     if not n1 or not n0:
         return float("nan")
-    return float((rankdata(scores)[present].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
+    return float((stats.rankdata(scores)[present].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
 
 
 def calibration_error(scores: np.ndarray, truth: np.ndarray) -> float:
-    """``E|P(present | score) - score|`` in bins of equally many images (ECE; Naeini et al., AAAI 2015).
+    """``E|P(present | score) - score|`` in bins of equally many images (ECE; Naeini et al., AAAI 2015), see :func:`bin_gaps`.
 
     Args:
         scores: ``(n,)`` in [0, 1].
@@ -193,10 +259,15 @@ def calibration_interval(
 
 
 def bin_gaps(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """``(n, BINS)``: score less truth, in the column of the image's bin."""
+    """``(n, BINS)``: score less truth, in the column of the image's bin.
+
+    Bins are of equally many images as far as ties allow: images of one score are in one bin, that of their middle rank, for
+    if they were cut in the order of the rows, the error would depend on that order.
+    """
     gaps = np.zeros((len(scores), BINS))
-    for b, members in enumerate(np.array_split(np.argsort(scores, kind="stable"), BINS)):
-        gaps[members, b] = scores[members] - truth[members]
+    rank = stats.rankdata(scores) - 0.5  # in (0, n)
+    bins = (rank * BINS / max(len(scores), 1)).astype(int)
+    gaps[np.arange(len(scores)), bins] = scores - truth
     return gaps
 
 

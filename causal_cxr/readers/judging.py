@@ -10,7 +10,7 @@ import torch
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.graphs import CausalGraph
 from causal_cxr.readers.concepts import Concept
-from causal_cxr.readers.quality import ReaderQuality, assess
+from causal_cxr.readers.quality import ReaderQuality, assess, check_truth
 from causal_cxr.readers.reader import Reader, read_dataset
 
 BATCH = 256
@@ -40,7 +40,7 @@ def known_truth(
             that has no column is unknown.
 
     Raises:
-        ValueError: ``labels`` has not a row for each image.
+        ValueError: ``labels`` has not a row for each image, or a label is neither 0, 1 nor NaN.
     """
     if labels is not None and len(labels) != len(dataset.attributes):
         raise ValueError(
@@ -56,7 +56,9 @@ def known_truth(
             columns.append(concept.truth(table))
         else:
             columns.append(unknown)
-    return np.column_stack(columns) if columns else np.empty((len(rows), 0))
+    truth = np.column_stack(columns) if columns else np.empty((len(rows), 0))
+    check_truth(truth, [concept.name for concept in concepts])
+    return truth
 
 
 def assess_reader(

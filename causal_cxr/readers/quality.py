@@ -4,7 +4,7 @@ Every interval is 95% and patient-clustered, in closed form (:mod:`causal_cxr.re
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,14 @@ import pandas as pd
 
 from causal_cxr.graphs import Attribute, Binary, Categorical, CausalGraph, Continuous, Contrast, default_contrasts
 from causal_cxr.readers.concepts import Concept
-from causal_cxr.readers.concordance import Concordance, auroc, calibration_error, calibration_interval, concordance
+from causal_cxr.readers.concordance import (
+    Concordance,
+    auroc,
+    calibration_error,
+    calibration_interval,
+    concordance,
+    slope,
+)
 
 COLUMNS = ("auroc", "auroc_low", "auroc_high", "slope", "slope_se", "slope_low", "slope_high", "ece", "n_present",
            "n_absent", "prevalence", "ece_low", "ece_high")  # fmt: skip
@@ -20,6 +27,8 @@ WITHIN = ("concept", "attribute", "level", "auroc", "attribute_auroc", "n_presen
           "attribute_low", "attribute_high", "stratified", "stratified_low", "stratified_high")  # fmt: skip
 FOLLOWS = ("concept", "attribute", "shift", "se", "low", "high")
 MIN_CELL = 10  #: images a cell needs before anything is said about it
+FOLDS = 5  #: of patients: how an attribute's column is to be read is learnt on the others
+ROUNDING = 1e-5  #: by which a score may miss [0, 1]
 LEAST_AUROC = 0.7  #: a concept that may be read worse is a blind spot
 LEAST_SLOPE = 0.3  #: as an audit's: a reader whose slope may lie below cannot say "no"
 TELLING = 0.6  #: AUROC of an attribute's own column, over which a reader may have read that attribute instead
@@ -35,10 +44,12 @@ class ReaderQuality:
 
     Attributes:
         concepts: index concept; AUROC, slope ``J = E[score | present] - E[score | absent]``, calibration error
-            (10 equal-count bins), each with its interval, and counts.
+            (10 equal-count bins), each with its interval, and counts. ``slope_se`` is the interval's, not the sample's: it
+            does not vanish where few patients are read without a fault.
         within: a row a concept, attribute and level (a quartile of a number): AUROC within that level; beside it, the same in
-            each row of an attribute, that of the attribute's own column, ``attribute_auroc`` (either way round; unordered
-            levels in the order of how often the concept is there), and ``stratified``: of two images of the same level.
+            each row of an attribute, that of the attribute's own column, ``attribute_auroc`` (the way round, or for unordered
+            levels in the order, that other patients say: 0.5 where it tells nothing), and ``stratified``: of two images of
+            the same level.
             A reader that reads the attribute in the concept's place has a high AUROC and a stratified one near 0.5.
         follows: concept, attribute, shift with interval: ``E[score | U, a1] - E[score | U, a0]`` averaged over those
             values of U that enough images have at both ends; a reader that follows the attribute itself has a shift
@@ -104,6 +115,61 @@ class ReaderQuality:
         return cls(concepts, within, pd.DataFrame(data["follows"], columns=list(FOLLOWS)))
 
 
+def check_scores(scores: np.ndarray, names: Sequence[str], *, reader: str = "", bounded: bool = True) -> None:
+    """Refuse what cannot be ranked: NaN would count as the highest score of all.
+
+    Args:
+        scores: ``(n, k)``.
+        names: of the ``k`` concepts.
+        reader: whose scores they are, for the message.
+        bounded: whether they must lie in [0, 1] too.
+
+    Raises:
+        ValueError: a score is no finite number, or lies outside [0, 1].
+
+    >>> check_scores(np.array([[0.2], [1.7]]), ["wires"], reader="heads")
+    Traceback (most recent call last):
+    ValueError: Concept 'wires' of reader 'heads' has 1 scores outside [0, 1], e.g. 1.7; give probabilities (of log odds, the sigmoid).
+    """
+    by = f" of reader {reader!r}" if reader else ""
+    for name, column in zip(names, scores.T, strict=True):
+        odd = column[~np.isfinite(column)]
+        if len(odd):
+            raise ValueError(
+                f"Concept {name!r}{by} has {len(odd)} scores that are no finite numbers, e.g. {odd[0]:g}; the reader is "
+                "broken, or leave out what it cannot read."
+            )
+        odd = column[(column < -ROUNDING) | (column > 1 + ROUNDING)]
+        if bounded and len(odd):
+            raise ValueError(
+                f"Concept {name!r}{by} has {len(odd)} scores outside [0, 1], e.g. {odd[0]:g}; give probabilities (of log "
+                "odds, the sigmoid)."
+            )
+
+
+def check_truth(truth: np.ndarray, names: Sequence[str]) -> None:
+    """Refuse labels that would silently count as absent.
+
+    Args:
+        truth: ``(n, k)``.
+        names: of the ``k`` concepts.
+
+    Raises:
+        ValueError: a label is neither 0, 1 nor NaN.
+
+    >>> check_truth(np.array([[1.0], [-1.0]]), ["wires"])
+    Traceback (most recent call last):
+    ValueError: Concept 'wires' has 1 labels that are neither 0 nor 1, e.g. -1; labels are 1 present, 0 absent, NaN unknown: write NaN where it is uncertain.
+    """
+    for name, column in zip(names, truth.T, strict=True):
+        odd = column[~(np.isnan(column) | (column == 0) | (column == 1))]
+        if len(odd):
+            raise ValueError(
+                f"Concept {name!r} has {len(odd)} labels that are neither 0 nor 1, e.g. {odd[0]:g}; labels are 1 present, "
+                "0 absent, NaN unknown: write NaN where it is uncertain."
+            )
+
+
 def assess(
     scores: np.ndarray,
     truth: np.ndarray,
@@ -125,20 +191,27 @@ def assess(
         graph: whose labelled attributes are looked at.
         concepts: the ``k`` columns.
         shifts: of continuous attributes, as in the audit's contrasts.
-        seed: halves the patients for the calibration error's interval.
+        seed: deals patients to halves for the calibration error's interval, and to folds.
+
+    Raises:
+        ValueError: see :func:`check_scores`, :func:`check_truth`.
     """
+    scores, truth, names = (np.asarray(scores, dtype=float), np.asarray(truth, dtype=float), [c.name for c in concepts])
+    check_scores(scores, names)
+    check_truth(truth, names)
     contrasts = default_contrasts(graph, shifts)
-    group = pd.factorize(patients)[0]
+    # Numbered by their names, so that nothing depends on the order of the rows.
+    group = np.unique(np.asarray(patients).astype(str), return_inverse=True)[1]
     encoded = {name: graph.attributes[name].encode(attributes[name]) for name in graph.labelled}
     overall, within, follows = {}, [], []
     for j, concept in enumerate(concepts):
         known = ~np.isnan(truth[:, j])
-        s, u, g = scores[known, j].astype(float), truth[known, j], group[known]
+        s, u, g = scores[known, j], truth[known, j], group[known]
         overall[concept.name] = _overall(s, u, g, seed)
         codes = {name: code[known] for name, code in encoded.items()}
         for name in graph.labelled:
             if name != concept.attribute:
-                within += _within(concept.name, graph.attributes[name], codes[name], s, u, g)
+                within += _within(concept.name, graph.attributes[name], codes[name], s, u, g, seed)
         for contrast in contrasts:
             if contrast.attribute != concept.attribute:
                 follows.append(_follows(concept.name, contrast, graph, codes[contrast.attribute], s, u, g))
@@ -155,22 +228,12 @@ def _overall(s: np.ndarray, u: np.ndarray, g: np.ndarray, seed: int) -> list[flo
     found = concordance(s, present, g)
     if min(n1, n0) < MIN_CELL or not found.variance >= 0:
         return [*[np.nan] * 8, *counts, np.nan, np.nan]
-    slope, se = _clustered_slope(u, s, g)
-    return [auroc(s, present), *found.interval(), slope, se, slope - 1.96 * se, slope + 1.96 * se,
-            calibration_error(s, u), *counts, *calibration_interval(s, u, g, seed=seed)]  # fmt: skip
-
-
-def _clustered_slope(x: np.ndarray, y: np.ndarray, g: np.ndarray, *others: np.ndarray) -> tuple[float, float]:
-    """Least-squares slope of y on x (and ``others``) with a patient-clustered standard error."""
-    import statsmodels.api as sm
-
-    design = np.column_stack([np.ones(len(x)), x, *others])
-    fit = sm.OLS(y, design).fit(cov_type="cluster", cov_kwds={"groups": g})
-    return float(fit.params[1]), float(fit.bse[1])
+    return [auroc(s, present), *found.interval(), *slope(s, present, g), calibration_error(s, u), *counts,
+            *calibration_interval(s, u, g, seed=seed)]  # fmt: skip
 
 
 def _within(
-    concept: str, attribute: Attribute, codes: np.ndarray, s: np.ndarray, u: np.ndarray, g: np.ndarray
+    concept: str, attribute: Attribute, codes: np.ndarray, s: np.ndarray, u: np.ndarray, g: np.ndarray, seed: int
 ) -> list[list[Any]]:
     if isinstance(attribute, Continuous):
         known = codes[~np.isnan(codes)]
@@ -180,7 +243,7 @@ def _within(
         level, names = np.nan_to_num(codes).astype(int), [str(name) for name in attribute.levels]
     level = np.where(np.isnan(codes), -1, level)
     present, here = u == 1, level >= 0
-    own = _of_column(attribute, codes, present, g)
+    own = _of_column(attribute, codes, present, g, seed)
     stratified = _known(concordance(s[here], present[here], g[here], level[here]))
     rows = []
     for i, name in enumerate(names):
@@ -195,20 +258,45 @@ def _known(found: Concordance) -> list[float]:
     return [found.value, *found.interval()]
 
 
-def _of_column(attribute: Attribute, codes: np.ndarray, present: np.ndarray, g: np.ndarray) -> list[float]:
-    """AUROC of an attribute's column in the concept's place, with its interval; the column may point either way."""
+def _of_column(attribute: Attribute, codes: np.ndarray, present: np.ndarray, g: np.ndarray, seed: int) -> list[float]:
+    """AUROC of an attribute's column in the concept's place, with its interval.
+
+    Which way the column points, and how unordered levels are ordered, is learnt on other patients than are judged by it:
+    learnt on the same, noise would always score over 0.5, by the more the more levels there are. Images are compared within
+    a fold, where one lesson holds.
+    """
     missing = np.isnan(codes)
     if missing.all():
         return [np.nan] * 3
-    if (
-        isinstance(attribute, Categorical) and not attribute.ordered
-    ):  # its codes have no order: that of how often it is there
-        rates = {level: present[codes == level].mean() for level in np.unique(codes[~missing])}
-        column = np.array([rates.get(code, np.nan) for code in codes])
-    else:
-        column = codes
-    value, low, high = _known(concordance(np.where(missing, column[~missing].mean(), column), present, g))
-    return [value, low, high] if not value < 0.5 else [1 - value, 1 - high, 1 - low]
+    fold = _folds(present, g, seed)
+    middle = codes[~missing].mean()
+    column = np.where(missing, 0.0, codes - middle)
+    for k in range(FOLDS):
+        here, others = fold == k, (fold != k) & ~missing
+        if isinstance(attribute, Categorical) and not attribute.ordered:
+            column[here] = _rates(codes[here], codes[others], present[others])
+        elif auroc(codes[others], present[others]) < 0.5:
+            column[here] *= -1
+    found = concordance(column, present, g, fold)
+    # Each fold serves the others: where lessons are by chance, the variance is so many times as large (of two folds exactly).
+    return _known(replace(found, variance=(1 + 2 / np.pi) * found.variance))
+
+
+def _rates(codes: np.ndarray, others: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """``(n,)`` how often the concept is there among others of the same level, who are thought to be one more average one."""
+    average = present.sum() / max(len(present), 1)
+    levels = pd.Series(present.astype(float)).groupby(others)
+    rates = (levels.sum() + average) / (levels.count() + 1)
+    return pd.Series(codes).map(rates).fillna(average).to_numpy()
+
+
+def _folds(present: np.ndarray, g: np.ndarray, seed: int) -> np.ndarray:
+    """``(n,)`` fold of each image's patient; those with the concept are dealt out evenly."""
+    patients, who = np.unique(g, return_inverse=True)
+    shuffled = np.random.default_rng(seed).permutation(len(patients))
+    fold = np.empty(len(patients), dtype=np.int64)
+    fold[np.lexsort((shuffled, np.bincount(who, weights=present) > 0))] = np.arange(len(patients)) % FOLDS
+    return fold[who]
 
 
 def _follows(
@@ -226,11 +314,15 @@ def _follows(
         stratum = (u == value) & keep
         if min((stratum & ahead).sum(), (stratum & ~ahead).sum()) >= MIN_CELL:
             usable |= stratum
-    if not usable.any():
+    if len(np.unique(g[usable])) < 2:
         return [concept, contrast.attribute, *[np.nan] * 4]
+    import statsmodels.api as sm
+
     strata = [u[usable]] if len(np.unique(u[usable])) > 1 else []
-    shift, se = _clustered_slope(x[usable], s[usable], g[usable], *strata)
-    return [concept, contrast.attribute, shift, se, shift - 1.96 * se, shift + 1.96 * se]
+    design = np.column_stack([np.ones(usable.sum()), x[usable], *strata])
+    # Student's t of as many degrees as there are patients, less one
+    fit = sm.OLS(s[usable], design).fit(cov_type="cluster", cov_kwds={"groups": g[usable]}, use_t=True)
+    return [concept, contrast.attribute, float(fit.params[1]), float(fit.bse[1]), *map(float, fit.conf_int()[1])]
 
 
 def blind_spots(

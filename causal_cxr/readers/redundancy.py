@@ -139,7 +139,7 @@ def shared_errors(
 
     Returns:
         one row a concept, 95% intervals patient-clustered: ``correlation`` of the two scores given the truth (each less its mean
-        among the present, or the absent); ``kappa`` (Cohen 1960) of *erring* when each calls as many images present as are;
+        among the present, or the absent); ``kappa`` (Cohen 1960) of *erring* when each calls about as many images present as are;
         ``errors`` and ``other_errors``, shares of wrong calls, ``both_err``, and ``both_err_if_apart``, what it would be if given
         the truth they erred apart. ``verdict``: ``redundant``, the correlation lies over :data:`MOST_CORRELATION`; ``apart``, it
         lies below; ``undecided``; or ``unknown: ...`` with fewer than 10 images present or absent. A negative correlation is no
@@ -224,10 +224,12 @@ def _correlation(x: np.ndarray, y: np.ndarray, g: np.ndarray) -> tuple[float, fl
 
 
 def _called(s: np.ndarray, n: int) -> np.ndarray:
-    """``(n,)`` bool: as many called present as are present, those with the highest scores (ties in order)."""
-    called = np.zeros(len(s), dtype=bool)
-    called[np.argsort(-s, kind="stable")[:n]] = True
-    return called
+    """``(n,)`` bool: about as many called present as are, those with the highest scores; of a tie all or none, whichever is nearer."""
+    if not n:
+        return np.zeros(len(s), dtype=bool)
+    cut = np.sort(s)[-n]
+    over, up_to = s > cut, s >= cut
+    return over if n - over.sum() < up_to.sum() - n else up_to
 
 
 def _kappa(wrong: np.ndarray, other: np.ndarray, g: np.ndarray) -> tuple[float, float, float]:

@@ -2,12 +2,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
+from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from causal_cxr.readers import Concept
 from causal_cxr.readers.blindness import within_patients
 
 LEADS = [Concept("leads", ("leads",), ("no leads",))]
+WIDTH = 20
 
 
 def patients_with(images: int, n: int, seed: int = 0, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -20,7 +22,10 @@ def patients_with(images: int, n: int, seed: int = 0, spread: float = 1.0) -> tu
 
 
 def one(scores: np.ndarray, truth: np.ndarray, patient: np.ndarray) -> pd.Series:
-    return within_patients(scores[:, None], truth[:, None], patient, LEADS).iloc[0]
+    """Of scores of any size: taken to [0, 1], and slopes back."""
+    found = within_patients(scores[:, None] / WIDTH + 0.5, truth[:, None], patient, LEADS).iloc[0].copy()
+    found[[name for name in found.index if "slope" in name]] *= WIDTH
+    return found
 
 
 def test_a_reader_of_whom_it_looks_at_is_blind_however_good_it_seems():
@@ -97,10 +102,31 @@ def test_with_few_patients_whose_images_differ_only_counts_are_given():
 
 def test_images_without_a_label_take_no_part():
     patient, truth, _ = patients_with(3, 100)
-    scores = np.random.default_rng(6).normal(size=len(truth)) + truth
+    scores = expit(np.random.default_rng(6).normal(size=len(truth)) + truth)
     gone = np.random.default_rng(7).uniform(size=len(truth)) < 0.3
     labelled = within_patients(scores[~gone, None], truth[~gone, None], patient[~gone], LEADS)
     holes = within_patients(
         scores[:, None], np.where(gone, np.nan, truth)[:, None], pd.Series(patient.astype(str)), LEADS
     )
     pd.testing.assert_frame_equal(labelled, holes)
+
+
+def test_a_concept_without_any_label_is_unknown_and_the_others_are_not():
+    patient, truth, _ = patients_with(3, 100)
+    two = [*LEADS, Concept("wires", ("wires",), ("no wires",))]
+    both = np.column_stack([truth, np.full(len(truth), np.nan)])
+    found = within_patients(np.column_stack([truth, truth]), both, patient, two)
+    assert found["verdict"].tolist() == ["sees", "unknown: 0 pairs of 0 patients"]
+    assert found.loc[1, ["pairs", "same_pairs", "patients"]].tolist() == [0, 0, 0]
+    assert np.isnan(found.loc[1, "auroc"])
+
+
+def test_scores_and_labels_that_are_none_are_refused():
+    patient, truth, _ = patients_with(3, 20)
+    for score in (np.nan, 1.5):
+        scores = truth.copy()
+        scores[3] = score
+        with pytest.raises(ValueError, match=f"Concept 'leads' has 1 scores .*, e.g. {score:g}"):
+            within_patients(scores[:, None], truth[:, None], patient, LEADS)
+    with pytest.raises(ValueError, match=r"Concept 'leads' has 60 labels that are neither 0 nor 1, e.g. -1"):
+        within_patients(truth[:, None], np.full((60, 1), -1.0), patient, LEADS)

@@ -35,7 +35,7 @@ class Condition:
 
     def changed(self, rows: Tensor, other: "Condition") -> "Condition":
         """What is told of the images ``rows`` is ``other`` instead."""
-        visual = self.visual
+        visual, rows = self.visual, rows.to(self.text.device)
         if visual is not None and other.visual is not None:
             visual = visual.index_copy(0, rows, other.visual)
         return Condition(self.text.index_copy(0, rows, other.text), visual)

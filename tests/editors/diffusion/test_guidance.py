@@ -8,7 +8,7 @@ import pytest
 import torch
 from guided import ATTRIBUTES, FACTUAL, TARGET, VIEW, made, request
 
-from causal_cxr.editors.diffusion.denoiser import Captioned
+from causal_cxr.editors.diffusion.denoiser import Captioned, Condition
 from causal_cxr.editors.diffusion.guidance import (
     ClassifierFree,
     NaivePrompt,
@@ -88,6 +88,12 @@ def test_a_dose_of_nothing_returns_the_image_and_doses_between_lie_between(edito
     half, full = (edited(editor, images, guidance, strength=dose) for dose in (0.5, 1.0))
     for end in (images, full):
         assert 0 < float((half - end).abs().mean()) < float((full - images).abs().mean())
+
+
+def test_rows_may_lie_on_the_cpu_where_the_network_does_not():
+    told = Condition(torch.zeros(3, 2, 4, device="meta"))
+    changed = told.changed(torch.tensor([0, 2]), Condition(torch.ones(2, 2, 4, device="meta")))
+    assert changed.text.device.type == "meta"
 
 
 def test_each_has_a_fingerprint_of_its_own(editor):
