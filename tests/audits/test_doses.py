@@ -112,7 +112,7 @@ class IgnoresStrength(Perfect):
 
 def measured(editor, folder, steps=()):
     made = plan(GRAPH, DATASET, CONTRASTS, np.arange(60), None, seed=1, batch_size=32, steps=steps)
-    measure(DATASET, {"one": editor}, [BlockReader()], made, folder, manifest={}, trials=Trials(1, DOSES, 40))
+    measure(DATASET, {"one": editor}, [BlockReader()], made, folder, manifest={}, trials=Trials(1, DOSES, 60))
     return load_looks(folder).doses
 
 

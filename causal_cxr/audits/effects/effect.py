@@ -4,7 +4,7 @@
 ever concluded from a failure to reject.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -20,6 +20,8 @@ class Effect:
         dof: degrees of freedom, Satterthwaite's: patients - 1 where all weigh the same, else fewer.
         n: images used.
         patients: patients used.
+        relative: standard error of the reader's slope over the slope, where it was divided by one; ``se`` has it too.
+        flips: changes may come as a concept that appears or goes, which is a change of 1.
     """
 
     value: float
@@ -27,11 +29,17 @@ class Effect:
     dof: float
     n: int
     patients: int
+    relative: float = 0.0
+    flips: bool = False
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Two-sided t interval."""
-        half = stats.t.ppf(0.5 + level / 2, self.dof) * self.se
-        return self.value - half, self.value + half
+        """Two-sided t interval; Fieller's (1954) where it was divided by a slope, the whole line where that may be 0."""
+        t = stats.t.ppf(0.5 + level / 2, self.dof)
+        kept = 1 - (t * self.relative) ** 2
+        if kept <= 0:
+            return -float("inf"), float("inf")
+        half = t * float(np.sqrt(self._alone**2 * kept + (self.value * self.relative) ** 2))
+        return (self.value - half) / kept, (self.value + half) / kept
 
     def p_yes(self, delta: float) -> float:
         """p of ``|theta| <= delta``, at its least favourable point.
@@ -41,41 +49,67 @@ class Effect:
         """
         if not self.se > 0:
             return float("nan")
-        distance = abs(self.value)
-        upper = stats.t.sf((distance - delta) / self.se, self.dof)
-        return float(min(1.0, upper + stats.t.sf((distance + delta) / self.se, self.dof)))
+        distance, error = abs(self.value), self._error_at(delta)
+        upper = stats.t.sf((distance - delta) / error, self.dof)
+        return float(min(1.0, upper + stats.t.sf((distance + delta) / error, self.dof)))
 
     def p_no(self, delta: float) -> float:
-        """p of ``|theta| >= delta``: the larger of two one-sided tests."""
+        """p of ``|theta| >= delta``: the larger of two one-sided tests; where changes may be flips, no less than that so few flips
+        are seen (binomial, one trial a patient), as few of them say little of how much they vary.
+
+        >>> seen_in_none = Effect(0.0, 1e-12, 255, 256, 256).unsettled()
+        >>> round(seen_in_none.p_no(0.02), 4), round(0.98**256, 4)
+        (0.0057, 0.0057)
+        """
         if not self.se > 0:
             return float("nan")
-        return float(stats.t.sf((delta - abs(self.value)) / self.se, self.dof))
+        p = float(stats.t.sf((delta - abs(self.value)) / self._error_at(delta), self.dof))
+        if not self.flips or not 0 < delta < 1 or not self.patients:
+            return p
+        seen = min(abs(self.value), 1.0) * self.patients
+        few = 1.0 if seen >= self.patients else float(stats.beta.sf(delta, seen + 1, self.patients - seen))
+        return max(p, few)
+
+    @property
+    def _alone(self) -> float:
+        """The standard error, were the slope known."""
+        return float(np.sqrt(max(self.se**2 - (self.value * self.relative) ** 2, 0.0)))
+
+    def _error_at(self, theta: float) -> float:
+        """The standard error of the estimate if the effect is ``theta``: a slope's error counts by what it is multiplied by."""
+        return float(np.hypot(self._alone, theta * self.relative)) if self.relative else self.se
 
     def scaled(self, slope: float, slope_se: float) -> "Effect":
-        """Divided by the reader's slope J, J's uncertainty carried along (delta method)."""
-        value = self.value / slope
-        se = np.hypot(self.se / slope, value * slope_se / slope)
-        return Effect(value, float(se), self.dof, self.n, self.patients)
+        """Divided by the reader's slope J. ``se`` is the delta method's; tests and intervals are linear in J, and exact (Fieller)."""
+        value, relative = self.value / slope, abs(slope_se / slope)
+        se = np.hypot(self.se / abs(slope), value * relative)
+        return replace(self, value=value, se=float(se), relative=relative)
 
     def less(self, shift: float, shift_se: float) -> "Effect":
         """Without a shift that is known from elsewhere, such as what a reader sees of the attribute itself."""
-        return Effect(self.value - shift, float(np.hypot(self.se, shift_se)), self.dof, self.n, self.patients)
+        return replace(self, value=self.value - shift, se=float(np.hypot(self.se, shift_se)))
 
     def unsettled(self) -> "Effect":
-        """With an error no smaller than if one patient more had gone the other way.
+        """With an error no smaller than if one patient more had gone the other way, and tested as what may come as flips.
 
-        Where nothing varies (no image of so many shows a change) the estimated error is zero, which proves nothing: with
-        the error of one patient in all, "no" needs a delta that so many patients can tell from zero.
+        Where nothing varies (no image of so many shows a change) the estimated error is zero, which proves nothing: "no" needs a
+        delta that so many patients can tell from zero.
         """
         least = 1 / self.patients if self.patients else 0.0
-        return Effect(self.value, max(self.se, least), self.dof, self.n, self.patients)
+        return replace(self, se=max(self.se, least), flips=True)
 
     def patients_needed(self, delta: float, alpha: float = 0.05) -> float:
-        """Patients at which the interval's half width would decide, if the estimate stood still."""
+        """Patients who would decide with a power of 0.8, if the estimate stood still; infinite where the slope's error alone is too
+        large, which only more labelled images make smaller. Not corrected for other cells.
+        """
         gap = abs(abs(self.value) - delta)
         if not gap > 0 or not self.se > 0:
             return float("inf")
-        return float(np.ceil(self.patients * ((stats.norm.ppf(1 - alpha) + 0.84) * self.se / gap) ** 2))
+        alone = self._alone**2
+        if self.flips and abs(self.value) < delta:
+            alone = max(alone, delta * (1 - delta) / self.patients)
+        left = (gap / (stats.norm.ppf(1 - alpha) + 0.84)) ** 2 - (delta * self.relative) ** 2
+        return float(np.ceil(self.patients * alone / left)) if left > 0 else float("inf")
 
 
 NOTHING = Effect(float("nan"), float("nan"), float("nan"), 0, 0)

@@ -365,6 +365,13 @@ def test_no_change_in_any_image_is_no_proof_of_a_smaller_effect_than_so_many_pat
     unsettled = still.unsettled()
     assert unsettled.se == pytest.approx(1 / 60)
     assert unsettled.p_no(0.01) > 0.25
-    assert unsettled.p_no(0.10) < 1e-6
+    assert unsettled.p_no(0.30) < 1e-5
     wide = Effect(0.2, 0.05, 59, 60, 60)
-    assert wide.unsettled() == wide
+    assert wide.unsettled().interval() == wide.interval()
+
+
+@pytest.mark.parametrize(("patients", "delta"), [(256, 0.02), (96, 0.05), (60, 0.1), (30, 0.1)])
+def test_no_is_not_proved_by_flips_that_so_few_patients_could_not_show(patients: int, delta: float) -> None:
+    for flips in range(3):
+        effect = paired_effect((np.arange(patients) < flips).astype(float), np.arange(patients)).unsettled()
+        assert effect.p_no(delta) >= stats.binom.cdf(flips, patients, delta) * (1 - 1e-9)
