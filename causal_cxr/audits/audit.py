@@ -31,6 +31,7 @@ from causal_cxr.audits.trials import DEFAULT, Trials
 from causal_cxr.audits.unedited import Unedited
 from causal_cxr.audits.unnamed import UnnamedSearch
 from causal_cxr.data.dataset import Dataset
+from causal_cxr.data.patients import all_known
 from causal_cxr.editors.editor import Described, Editor
 from causal_cxr.graphs import CausalGraph, Contrast, default_contrasts
 from causal_cxr.readers.concepts import Concept
@@ -279,7 +280,7 @@ class Audit:
             "edited": len(edited),
             "editors": {
                 name: {"fingerprint": e.fingerprint, "semantics": e.semantics,
-                       "fitted_on": None if e.fitted_on is None else len(e.fitted_on),
+                       "fitted_on": len(e.fitted_on or ()) if all_known(e.fitted_on) else None,
                        "method": e.method if isinstance(e, Described) else None}
                 for name, e in editors.items()
             },

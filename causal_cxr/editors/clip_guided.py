@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from causal_cxr.data.patients import fitted_on_all
 from causal_cxr.editors.diffusion.denoiser import Condition, Denoiser, Ledger
 from causal_cxr.editors.diffusion.editor import DiffusionEditor
 from causal_cxr.editors.editor import Abduction, Edit
@@ -94,8 +95,7 @@ class CLIPGuidedEditor:
         self.attributes = frozenset(self.graph_attributes)
         self.guidance = guidance or CLIPGuidance()
         self.mean, self.std = (torch.as_tensor(v, dtype=torch.float32).reshape(1, -1, 1, 1) for v in (mean, std))
-        both = (base.fitted_on, clip_fitted_on)
-        self.fitted_on = None if both[0] is None or both[1] is None else both[0] | both[1]
+        self.fitted_on = fitted_on_all([base.fitted_on, clip_fitted_on])
         self.ledger = Ledger()
         digest = hashlib.sha256(f"{base.fingerprint}|{self.guidance}|{self.mean.tolist()}|{self.std.tolist()}".encode())
         digest.update(repr([a.to_dict() for a in self.graph_attributes.values()]).encode())

@@ -71,7 +71,8 @@ class Editor(Protocol):
         fingerprint: of weights and settings; a resumed run never mixes two.
         attributes: what it can set, labelled or hidden.
         semantics: ``observational`` when fitted to co-occurrence, ``structural`` when U is a node of its own model.
-        fitted_on: patients it was fitted on; ``None`` when unknown, which reports say.
+        fitted_on: patients it was fitted on; ``None`` when unknown, :class:`~causal_cxr.data.patients.AtLeast` when these are not
+            all, which reports say.
     """
 
     fingerprint: str

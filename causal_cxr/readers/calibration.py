@@ -17,7 +17,7 @@ from scipy.special import logit
 from torch import Tensor
 
 from causal_cxr.data.dataset import Dataset
-from causal_cxr.data.patients import pack, unpack
+from causal_cxr.data.patients import fitted_on_all, pack, unpack
 from causal_cxr.readers.reader import image_batches
 
 
@@ -260,7 +260,7 @@ def calibrated_on(
         rows: ``(n,)`` labelled rows; each patient counts once.
         truth: ``(n, k)`` 1 / 0 / NaN unknown.
         method: ``"platt"``, ``"temperature"`` or ``"isotonic"``.
-        seen: patients that it was fitted on before; ``None`` = unknown, and stays so.
+        seen: patients that it was fitted on before; ``None`` = unknown.
         batch_size: images at a time.
 
     Returns:
@@ -276,4 +276,4 @@ def calibrated_on(
     )
     patients = dataset.patients.iloc[rows].astype(str).tolist()
     calibration = Calibration.fit(method, found, truth, list(names), patients=patients)
-    return {"calibration": calibration, "fitted_on": None if seen is None else seen | frozenset(patients)}
+    return {"calibration": calibration, "fitted_on": fitted_on_all([seen, frozenset(patients)])}

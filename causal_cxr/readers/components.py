@@ -12,10 +12,11 @@ import pandas as pd
 from scipy.special import expit
 from torch import Tensor
 
-from causal_cxr.data.patients import pack, unpack
+from causal_cxr.data.patients import fitted_on_all, pack, unpack
 from causal_cxr.data.whole_file import write_json
 from causal_cxr.readers.component_search import Found
 from causal_cxr.readers.concepts import Concept
+from causal_cxr.readers.concordance import Z, clustered_error
 from causal_cxr.readers.features import Features
 from causal_cxr.readers.probe import ProbeReader
 from causal_cxr.readers.quality import COLUMNS, ReaderQuality
@@ -90,6 +91,7 @@ class ComponentReader:
         unedited: np.ndarray,
         patients: Sequence[str],
         *,
+        image_patients: Sequence[str] | None = None,
         name: str = "unnamed",
     ) -> "ComponentReader":
         """Freeze the components that were kept.
@@ -101,8 +103,18 @@ class ComponentReader:
                 by the latent-class model itself, since nobody has labels (Hui & Walter, Biometrics 1980, estimate error
                 rates alike without a gold standard). Everything else about its quality is unknown.
             patients: all ids that were looked at.
+            image_patients: ``(n,)`` whose image each row of ``unedited`` is: the slope's error counts the images of a patient
+                together. Unless given, every image counts as a patient of its own, and the error is too small where it is not.
             name: of the reader.
+
+        Raises:
+            ValueError: ``image_patients`` has not one id a row.
         """
+        groups = pd.factorize(np.arange(len(unedited)) if image_patients is None else np.asarray(image_patients))[0]
+        if len(groups) != len(unedited):
+            raise ValueError(
+                f"There are {len(groups)} image_patients for {len(unedited)} unedited images; give one an image."
+            )
         kept = [f for f in found if not f.verdict]
         components = [
             Component(f"{name} {i} ({f.attribute})", f.attribute, f.contrast, f.effect, f.se, f.sign.prevalence,
@@ -114,10 +126,9 @@ class ComponentReader:
         weights = np.ascontiguousarray(np.array([f.sign.weights for f in kept]).reshape(-1, width).T[None])
         bias = np.array([f.sign.offset for f in kept])[None]
         probe = ProbeReader(concepts, weights, bias, {}, features=features, name=name,
-                            quality=_quality(concepts, expit(unedited @ weights[0] + bias[0])))  # fmt: skip
+                            quality=_quality(concepts, expit(unedited @ weights[0] + bias[0]), groups))  # fmt: skip
         everyone = frozenset(str(p) for p in patients)
-        seen = features.fitted_on
-        return cls(probe, components, None if seen is None else everyone | seen)
+        return cls(probe, components, fitted_on_all([features.fitted_on, everyone]))
 
     def read(self, images: Tensor, patients: Sequence[str] | None = None) -> Tensor:
         """``(n, k)`` probabilities that each sign is there; ``patients`` make no difference."""
@@ -175,19 +186,24 @@ def _component(entry: dict[str, Any]) -> Component:
     return replace(component, phrases=phrases, regions=tuple(cast("Region", tuple(r)) for r in component.regions))
 
 
-def _quality(concepts: Sequence[Concept], scores: np.ndarray) -> ReaderQuality:
-    """Slope by the model: E[score | present] - E[score | absent], where an image is present with the score's probability."""
+def _quality(concepts: Sequence[Concept], scores: np.ndarray, groups: np.ndarray) -> ReaderQuality:
+    """Slope by the model: E[score | present] - E[score | absent], where an image is present with the score's probability.
+
+    Args:
+        concepts: the ``k`` columns.
+        scores: ``(n, k)``.
+        groups: ``(n,)`` patient numbers from 0.
+    """
     unknown = ReaderQuality.unknown(concepts)
     table = unknown.concepts.copy()
-    n = len(scores)
     for j, concept in enumerate(concepts):
         s = scores[:, j]
         share = float(s.mean())
         slope = float(s.var() / (share * (1 - share)))
         # delta method on (mean of s^2, mean of s)
         influence = (s**2 - 2 * share * s - slope * (1 - 2 * share) * s) / (share * (1 - share))
-        se = float(influence.std() / np.sqrt(n))
-        values = {"slope": slope, "slope_se": se, "slope_low": slope - 1.96 * se, "slope_high": slope + 1.96 * se,
+        se = clustered_error((influence - influence.mean()) / len(s), groups)
+        values = {"slope": slope, "slope_se": se, "slope_low": slope - Z * se, "slope_high": slope + Z * se,
                   "prevalence": share}  # fmt: skip
         table.loc[concept.name, list(values)] = list(values.values())
     assert set(table.columns) == set(COLUMNS)

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from causal_cxr.data.patients import fitted_on_all
+from causal_cxr.readers.images import check_images
+
 ORIENTATIONS = 9  #: of edges, in a cell
 THUMBNAIL = 4  #: pixels a side that one of the thumbnail stands for
 
@@ -24,7 +27,7 @@ class Features(Protocol):
     fitted_on: frozenset[str] | None
 
     def features(self, images: Tensor) -> Tensor:
-        """``(n, 1, h, w)`` in [0, 1], any h and w -> ``(n, d)``."""
+        """``(n, 1, h, w)`` in [0, 1], any h and w -> ``(n, d)``; the package's own refuse other images."""
         ...
 
 
@@ -44,6 +47,7 @@ class Pixels:
 
     def features(self, images: Tensor) -> Tensor:
         """``(n, size * size)``."""
+        check_images(images)
         return resized(images, self.size).flatten(1)
 
 
@@ -69,6 +73,7 @@ class OrientedGradients:
         """``(n, d)``: 9 directions a cell, and every fourth pixel's neighbourhood mean."""
         from skimage.feature import hog
 
+        check_images(images)
         images = resized(images, self.size)
         cell = (self.cell, self.cell)
         edges = [hog(image[0].numpy(), ORIENTATIONS, cell, (2, 2)) for image in images]
@@ -110,10 +115,7 @@ class Joined:
     def __init__(self, *parts: Features) -> None:
         self.parts = parts
         self.fingerprint = _fingerprint(self.kind, {"parts": [part.fingerprint for part in parts]})
-        seen = [part.fitted_on for part in parts]
-        self.fitted_on = (
-            None if any(s is None for s in seen) else frozenset().union(*(s for s in seen if s is not None))
-        )
+        self.fitted_on = fitted_on_all(part.fitted_on for part in parts)
 
     def features(self, images: Tensor) -> Tensor:
         """``(n, d)`` of all parts."""

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 
 from causal_cxr.data.dataset import Dataset
+from causal_cxr.data.patients import all_known
 from causal_cxr.graphs import CausalGraph
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.quality import ReaderQuality, assess, check_truth
@@ -121,7 +122,7 @@ def refuse_seen(reader: Reader, dataset: Dataset, rows: np.ndarray) -> None:
 
 def warn_of_unknown(reader: Reader) -> None:
     """RuntimeWarning where nobody knows whom a reader was fitted on."""
-    if reader.fitted_on is None:
+    if not all_known(reader.fitted_on):
         warnings.warn(
             f"It is not known on which patients the reader {reader.name!r} was fitted; what is measured here may be too good.",
             RuntimeWarning,

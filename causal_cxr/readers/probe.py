@@ -1,9 +1,11 @@
 """``ProbeReader``: logistic heads on frozen embeddings or on pixels, cross-fitted over patients, from a few labels."""
 
+import copy
 import hashlib
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from causal_cxr.data.whole_file import write_json
 from causal_cxr.graphs import CausalGraph, Continuous
 from causal_cxr.readers.concepts import Concept, concept_from_dict
 from causal_cxr.readers.features import Features, Joined, OrientedGradients, Pixels
-from causal_cxr.readers.quality import ReaderQuality, assess
+from causal_cxr.readers.quality import ReaderQuality, assess, check_truth
 
 PROBE, ENCODER = "reader.json", "encoder"
 RULES = {rule.kind: rule for rule in (Pixels, OrientedGradients)}  #: features that settings describe whole
@@ -34,10 +36,17 @@ BATCH = 512
 IMAGES_A_COMPONENT = 4  #: at least
 MOST_WEIGHT = 10.0  #: of an image in a balanced fit
 INNER = 3  #: folds within a fold, for its calibration
+REDEALS = 50  #: of patients to folds, before a concept is given up
 
 
 class ProbeReader:
     """The mean score of one calibrated logistic head a fold; PCA, scaling, head and Platt step are one affine map.
+
+    With a graph, head and Platt step are fitted to patients weighted so that the concept goes with none of the labelled
+    attributes. Scores are calibrated for such a population: where the concept is rarer or more frequent than overall, as at one
+    level of an attribute, they are off by that much (of a concept in 4% of PA and 59% of AP views, they may say 23% and 44%),
+    and ``quality.concepts["ece"]``, which takes all levels together, need not show it. The slope and what ``quality.within`` and
+    ``quality.follows`` say hold as they stand; for probabilities at one level, calibrate the scores on labels of that level.
 
     Args:
         concepts: what is read, ``k`` of them.
@@ -103,23 +112,22 @@ class ProbeReader:
             features, name: see the class.
             components: principal components kept, at most one for every four images.
             inverse_penalty: scikit-learn's ``C`` of the class-weighted logistic heads.
-            seed: deals patients to folds.
+            seed: deals patients to folds, anew (rare kinds first) if a head would be left with fewer than two patients
+                of a kind.
 
         Raises:
-            ValueError: a concept has too few patients of one kind to be fitted in every fold; the features were fitted on
-                some of the labelled patients, so that no fold is without them.
+            ValueError: a label is neither 0, 1 nor NaN; a concept has too few patients of one kind to be fitted in every fold;
+                the features were fitted on some of the labelled patients, so that no fold is without them.
         """
         rows = np.asarray(rows)
+        check_truth(truth, [concept.name for concept in concepts])
         patients = dataset.patients.iloc[rows].astype(str).to_numpy()
-        names = np.unique(patients)
+        names, who = np.unique(patients, return_inverse=True)
         if features is not None and (seen := sorted((features.fitted_on or frozenset()) & set(names))):
             raise ValueError(
                 f"The features were fitted on {len(seen)} of the labelled patients ({', '.join(seen[:3])}, ...): no fold would "
                 "be without them. Fit the features on other patients, or leave these out of rows."
             )
-        dealt = np.random.default_rng(seed).permutation(len(names)) % n_folds
-        folds = {str(patient): int(fold) for patient, fold in zip(names, dealt, strict=True)}
-        fold = np.array([folds[patient] for patient in patients])
         for j, concept in enumerate(concepts):
             for kind, word in ((1, "present"), (0, "absent")):
                 count = len(np.unique(patients[truth[:, j] == kind]))
@@ -128,6 +136,9 @@ class ProbeReader:
                         f"Concept {concept.name!r} is {word} in {count} labelled patients; {n_folds} folds need at "
                         f"least {2 * n_folds}. Leave it out, label more, or pass a smaller n_folds."
                     )
+        dealt = _dealt(truth, who, [concept.name for concept in concepts], n_folds, seed)
+        folds = {str(patient): int(fold) for patient, fold in zip(names, dealt, strict=True)}
+        fold = dealt[who]
         reader = cls(concepts, np.zeros((n_folds, 1, len(concepts))), np.zeros((n_folds, len(concepts))), folds,
                      features=features, name=name)  # fmt: skip
         parts = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
@@ -163,6 +174,17 @@ class ProbeReader:
             return scores.mean(dim=1)
         held_out = [self.folds.get(str(patient)) for patient in patients]
         return torch.stack([s.mean(0) if f is None else s[f] for s, f in zip(scores, held_out, strict=True)])
+
+    def dealt(self, patients: Iterable[str]) -> "ProbeReader":
+        """The same reader, in which each of these patients has a fold: who was not labelled, one that hangs on the id alone.
+
+        A mean over heads is steadier than one head's score. Where out-of-fold scores of labelled patients are to say how scores
+        of new ones are spread, as in a conformal calibration, both have to be read by one head.
+        """
+        given = {str(patient): zlib.crc32(str(patient).encode()) % len(self.bias) for patient in patients}
+        reader = copy.copy(self)
+        reader.folds = given | self.folds
+        return reader
 
     def save(self, folder: str | Path) -> Path:
         """Write ``model.safetensors``, ``reader.json`` and, where the features have weights of their own, their folder.
@@ -256,6 +278,61 @@ def _encoder(kind: str) -> Any:
     return getattr(importlib.import_module(ENCODERS[kind]), kind)
 
 
+def _kinds(truth: np.ndarray, who: np.ndarray) -> np.ndarray:
+    """``(patients, 2 k)``: who has images with each concept, then who has images without it."""
+    kinds = np.zeros((who.max() + 1, 2 * truth.shape[1]), dtype=bool)
+    np.logical_or.at(kinds, who, np.hstack([truth == 1, truth == 0]))
+    return kinds
+
+
+def _dealt(truth: np.ndarray, who: np.ndarray, names: Sequence[str], n_folds: int, seed: int) -> np.ndarray:
+    """``(patients,)`` folds: at random, as long as every head is left two patients of each kind, one to hold out.
+
+    Raises:
+        ValueError: no deal leaves so many.
+    """
+    rng, kinds = np.random.default_rng(seed), _kinds(truth, who)
+    for deal in range(1 + REDEALS):
+        dealt = _spread(kinds, n_folds, rng) if deal else rng.permutation(len(kinds)) % n_folds
+        left = kinds.sum(0) - np.array([kinds[dealt == fold].sum(0) for fold in range(n_folds)])
+        if (left >= 2).all():
+            return dealt
+    short = int(left.min(0).argmin()) % len(names)
+    raise ValueError(
+        f"No deal of {len(kinds)} patients to {n_folds} folds was found in which every fold is without two patients with and two "
+        f"without each concept; {names[short]!r} lacked some. Leave it out, label more, or fit fewer concepts at a time."
+    )
+
+
+def _spread(kinds: np.ndarray, n_folds: int, rng: np.random.Generator) -> np.ndarray:
+    """``(patients,)`` folds: the rarest kind first, each patient where there are fewest of it (Sechidis et al., ECML 2011).
+
+    Args:
+        kinds: ``(patients, m)`` bool.
+        n_folds: how many.
+        rng: of the order within a kind.
+    """
+    kinds = np.column_stack([kinds, np.ones(len(kinds), dtype=bool)])  # who has no label goes where there are fewest
+    dealt, count = np.full(len(kinds), -1), np.zeros((n_folds, kinds.shape[1]))
+    for kind in np.argsort(kinds.sum(0), kind="stable"):
+        for patient in rng.permutation(np.flatnonzero(kinds[:, kind] & (dealt < 0))):
+            dealt[patient] = np.lexsort((count[:, -1], count[:, kind]))[0]
+            count[dealt[patient]] += kinds[patient]
+    return dealt
+
+
+def _inner_folds(y: np.ndarray, patients: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Training and held-out images, patients apart, both kinds in every training part if each has two patients."""
+    from sklearn.model_selection import GroupKFold, PredefinedSplit
+
+    who = np.unique(patients, return_inverse=True)[1]
+    n_folds = min(INNER, who.max() + 1)
+    usual = list(GroupKFold(n_folds).split(y, y, patients))
+    if all(np.ptp(y[train]) for train, _ in usual):
+        return usual
+    return list(PredefinedSplit(_spread(_kinds(y[:, None], who), n_folds, np.random.default_rng(0))[who]).split())
+
+
 def _balancing_weights(present: np.ndarray, others: np.ndarray) -> np.ndarray:
     """``(n,)`` stabilised weights ``P(U) / P(U | A)``, truncated: so weighted, the labels hang on no labelled attribute.
 
@@ -300,7 +377,7 @@ def _affine_heads(
     """
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold, cross_val_predict
+    from sklearn.model_selection import cross_val_predict
 
     # Whitened to as many components as images, all images lie equally far apart and nothing is left to read.
     kept = max(1, min(components, X.shape[1], len(X) // IMAGES_A_COMPONENT))
@@ -313,7 +390,7 @@ def _affine_heads(
         y = truth[known, j].astype(int)
         balance = _balancing_weights(y, others[j][known])
         head = LogisticRegression(C=inverse_penalty, class_weight="balanced", max_iter=1000)
-        margins: Any = cross_val_predict(head, Z[known], y, groups=patients[known], cv=GroupKFold(INNER),
+        margins: Any = cross_val_predict(head, Z[known], y, cv=_inner_folds(y, patients[known]),
                                          method="decision_function", params={"sample_weight": balance})  # fmt: skip
         platt = LogisticRegression(C=1e4).fit(margins[:, None], y, sample_weight=balance)
         head.fit(Z[known], y, sample_weight=balance)

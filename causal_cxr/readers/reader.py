@@ -21,7 +21,7 @@ class Reader(Protocol):
         fingerprint: of weights, prompts and calibration; a resumed run never mixes two.
         concepts: what it reads, in the order of the columns of :meth:`read`.
         fitted_on: patients it was fitted or calibrated on and cannot leave out when it reads them; ``None`` when
-            unknown, which reports say.
+            unknown, :class:`~causal_cxr.data.patients.AtLeast` when these are not all, which reports say.
         quality: how well it reads, on patients it was not fitted on; NaN = unknown.
     """
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from causal_cxr.data.dataset import Dataset
+from causal_cxr.data.patients import all_known
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.concordance import Z, clustered_error
 from causal_cxr.readers.judging import known_truth, read_rows, refuse_seen
@@ -83,10 +84,12 @@ def kinship(reader: Any, other: Any) -> Kinship:
 
 
 def _parts(reader: Any) -> Iterator[Any]:
+    """The reader, and all that it reads by: features, their parts, the probe of components."""
     yield reader
-    features = getattr(reader, "features", None)
-    if features is not None and not callable(features):  # a method of that name is no part
-        yield features
+    held = [getattr(reader, name, None) for name in ("features", "probe", "parts")]
+    for part in (one for some in held for one in (some if isinstance(some, tuple) else (some,))):
+        if part is not None and not callable(part):  # a method of that name is no part
+            yield from _parts(part)
 
 
 def _marks(reader: Any) -> set[str]:
@@ -113,7 +116,7 @@ def _weights(reader: Any) -> set[str]:
 
 def _patients(reader: Any) -> frozenset[str] | None:
     """All that a reader was fitted on: with the patients of its folds, which it can leave out but another reader cannot."""
-    if reader.fitted_on is None:
+    if reader.fitted_on is None or not all_known(reader.fitted_on):
         return None
     folds = getattr(reader, "folds", None)
     return frozenset(reader.fitted_on) | frozenset(folds if isinstance(folds, Mapping) else ())

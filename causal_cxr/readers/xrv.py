@@ -19,6 +19,7 @@ from causal_cxr.graphs import Binary, CausalGraph
 from causal_cxr.readers.calibration import Calibration, calibrated_on
 from causal_cxr.readers.concepts import Concept, concept_from_dict
 from causal_cxr.readers.features import resized
+from causal_cxr.readers.images import check_images
 from causal_cxr.readers.quality import ReaderQuality
 from causal_cxr.readers.xrv_weights import SIZE, build_network, head_of, published, read_weights
 
@@ -260,13 +261,9 @@ def prepared(images: Tensor, size: int) -> Tensor:
         size: pixels a side.
 
     Raises:
-        ValueError: intensities outside [0, 1].
+        ValueError: see :func:`~causal_cxr.readers.images.check_images`; torchxrayvision's own range comes of them here.
     """
-    if images.numel() and not (images.min() >= 0 and images.max() <= 1):
-        raise ValueError(
-            f"Images go from {images.min():g} to {images.max():g}; give intensities in [0, 1], the reader brings them to "
-            "torchxrayvision's range itself."
-        )
+    check_images(images)
     height, width = images.shape[-2:]
     side = min(height, width)
     top, left = height // 2 - side // 2, width // 2 - side // 2

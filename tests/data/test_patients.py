@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from causal_cxr.data.patients import pack, unpack
+from causal_cxr.data.patients import AtLeast, all_known, fitted_on_all, pack, unpack
 
 NAMES = st.one_of(
     st.text(max_size=6),
@@ -18,6 +18,20 @@ NAMES = st.one_of(
 @given(st.frozensets(NAMES))
 def test_every_set_comes_back_through_json(patients):
     assert unpack(json.loads(json.dumps(pack(patients)))) == patients
+
+
+@given(st.frozensets(NAMES))
+def test_that_there_may_be_others_comes_back_too(patients):
+    back = unpack(json.loads(json.dumps(pack(AtLeast(patients)))))
+    assert back == patients
+    assert not all_known(back)
+
+
+@given(st.lists(st.one_of(st.none(), st.frozensets(NAMES), st.frozensets(NAMES).map(AtLeast))))
+def test_of_parts_all_is_known_only_if_it_is_of_each_and_nobody_known_is_lost(parts):
+    whole = fitted_on_all(parts)
+    assert (whole or frozenset()) == frozenset().union(*(part or () for part in parts))
+    assert all_known(whole) == all(all_known(part) for part in parts)
 
 
 def test_numbered_patients_take_the_space_of_their_runs():

@@ -9,7 +9,8 @@ from sklearn.mixture import GaussianMixture
 from causal_cxr.readers.changes import Changes, change_directions
 from causal_cxr.readers.component_search import find_components
 from causal_cxr.readers.component_settings import ComponentSearch
-from causal_cxr.readers.components import Component, ComponentReader
+from causal_cxr.readers.components import Component, ComponentReader, _quality
+from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.features import Pixels
 from causal_cxr.readers.latent_sign import SignModel
 
@@ -168,11 +169,14 @@ def test_what_does_not_fit_is_refused():
 
 @pytest.fixture(scope="module")
 def frozen():
-    """A reader of images of 5 x 5 pixels: the lab's 24 features, and one that is idle."""
+    """A reader of images of 5 x 5 pixels in [0, 1]: the lab's 24 features, and one that is idle."""
     lab = Lab()
-    pad = np.zeros((len(lab.features), 1))
-    images = np.hstack([lab.features, pad])
-    changes = Changes(np.hstack([lab.changes.null, pad[:EDITED]]), np.hstack([lab.changes.edited, pad[:EDITED]]),
+
+    def pixels(features):
+        return np.pad(0.5 + features / 20, ((0, 0), (0, 1)))
+
+    images = pixels(lab.features)
+    changes = Changes(pixels(lab.changes.null), pixels(lab.changes.edited),
                       lab.changes.moved, lab.changes.contrast, lab.changes.attribute, lab.changes.orientation,
                       lab.changes.patients)  # fmt: skip
     found = find_components(changes, images, lab.numbers, lab.patients, QUICK)
@@ -200,6 +204,35 @@ def test_its_slope_is_that_of_the_model(frozen):
     assert quality["slope"] == pytest.approx(np.mean(slopes), abs=0.005)
     assert quality["slope_low"] < quality["slope"] < quality["slope_high"]
     assert np.isnan(quality["auroc"])  # nobody has labels
+
+
+def test_the_error_of_its_slope_is_the_spread_over_samples_of_patients():
+    """60 patients of 20 images each, who have the sign in all images or in none."""
+    concept, who = Concept("sign", ("sign",), ("no sign",)), np.repeat(np.arange(60), 20)
+    slopes, errors = [], []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        margin = np.where(rng.uniform(size=60) < 0.3, 2.0, -2.0) + rng.normal(0, 1.2, 60)
+        scores = expit(margin[who] + rng.normal(0, 0.7, 1_200))
+        said = _quality([concept], scores[:, None], who).concepts.loc["sign"]
+        slopes.append(said["slope"])
+        errors.append(said["slope_se"])
+    assert np.mean(errors) == pytest.approx(np.std(slopes), rel=0.15)
+    alone = _quality([concept], scores[:, None], np.arange(1_200)).concepts.loc["sign", "slope_se"]
+    assert alone < errors[-1] / 3
+
+
+def test_the_images_of_a_patient_count_together_in_what_is_frozen(frozen):
+    _, _, lab = frozen
+    found = find_components(lab.changes, lab.features, lab.numbers, lab.patients, QUICK)
+    twice, patients = np.repeat(lab.features, 2, axis=0), np.repeat(lab.patients, 2)
+    once, doubled = (
+        ComponentReader.from_found(found, Pixels(5), images, lab.patients, image_patients=owners).quality.concepts
+        for images, owners in ((lab.features, None), (twice, patients))
+    )
+    np.testing.assert_allclose(doubled[["slope", "slope_se"]], once[["slope", "slope_se"]])
+    with pytest.raises(ValueError, match="3 image_patients for 900 unedited images"):
+        ComponentReader.from_found(found, Pixels(5), lab.features, lab.patients, image_patients=["a", "b", "c"])
 
 
 def test_a_reader_comes_back_as_it_was_frozen_and_another_is_refused(frozen, tmp_path):

@@ -6,7 +6,7 @@ from scipy.special import expit
 
 from causal_cxr.data.dataset import UnreadableImages
 from causal_cxr.graphs import Binary, Categorical, CausalGraph, Continuous
-from causal_cxr.readers import Concept
+from causal_cxr.readers import Concept, ProbeReader
 from causal_cxr.readers.impute import impute_missing
 
 SEX = Binary("sex", levels=("F", "M"))
@@ -69,6 +69,63 @@ def test_sets_hold_the_true_level_as_often_as_asked_of_each_level_also_of_the_ra
         assert 0.88 < np.mean(held[level]) < 0.95
     assert filled > 20 * 300
     assert right / filled > 0.9
+
+
+def test_a_cross_fitted_probe_reads_new_patients_as_it_reads_those_that_calibrate():
+    """150 labelled patients and 400 new ones; sets are neither too small nor, as by a mean over heads, too large."""
+
+    class Values:
+        fingerprint, fitted_on = "values", frozenset()
+
+        def features(self, images):
+            return images.flatten(1)
+
+    class Whole(ProbeReader):
+        """Its folds are not told: all heads read new patients."""
+
+        def dealt(self, patients):
+            return self
+
+    held, filled, n = {ProbeReader: [], Whole: []}, {ProbeReader: [], Whole: []}, 150
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        female = rng.uniform(size=n + 400) < 0.5
+        values = rng.standard_normal((n + 400, 60))
+        values[:, 0] += 2.5 * female
+        table = GRAPH.coerce(pd.DataFrame({"sex": np.where(female, "F", "M"), "age": 50.0}))
+        table.loc[n:, "sex"] = None
+        data = Pictures(values, table, np.arange(n + 400))
+        for kind in (ProbeReader, Whole):
+            reader = kind.fit(data, np.arange(n), female[:n, None].astype(float), [FEMALE], features=Values(), n_folds=2,
+                              inverse_penalty=1.0, seed=seed)  # fmt: skip
+            found = impute_missing(reader, data, GRAPH, miss=0.1, seed=seed)
+            sets = found.posteriors.set_index(["row", "level"])["in_set"]
+            for level, calibrated_on in found.calibration.set_index("level")["calibrated_on"].items():
+                rows = n + np.flatnonzero(female[n:] == (level == "F"))
+                exact = 1 - np.floor(0.1 * (calibrated_on + 1)) / (calibrated_on + 1)
+                held[kind].append(sets.xs(level, level="level")[rows].mean() - exact)
+            filled[kind].append((~found.abstained["sex"]).sum())
+    assert np.mean(held[ProbeReader]) == pytest.approx(0, abs=0.015)
+    assert np.mean(held[Whole]) > 0.02
+    assert np.mean(filled[ProbeReader]) > np.mean(filled[Whole])
+
+
+def test_where_all_patients_are_new_to_a_probe_all_heads_read_them():
+    scores, table, patient, *_ = people(n=400)
+
+    class Values:
+        fingerprint, fitted_on = "values", frozenset()
+
+        def features(self, images):
+            return images[:, 0, 0]
+
+    probe = ProbeReader(
+        [FEMALE], np.array([[[5.0]], [[-1.0]]]), np.array([[-2.0], [0.0]]), {"elsewhere": 0}, features=Values()
+    )
+    whole = probe._by_fold(torch.as_tensor(scores[:, None, None, None]).float()).mean(1)[:, 0].numpy()
+    found = impute_missing(probe, Pictures(scores, table, patient), GRAPH)
+    expected = impute_missing(Told(FEMALE), Pictures(whole, table, patient), GRAPH)
+    assert found.posteriors.posterior.to_numpy() == pytest.approx(expected.posteriors.posterior.to_numpy(), abs=1e-4)
 
 
 def test_posteriors_are_calibrated_though_the_scores_are_not():

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.stats import percentileofscore
@@ -35,7 +36,7 @@ def test_a_score_is_the_share_of_reference_images_that_measure_less(reader, phan
 
 
 def test_the_reference_itself_is_spread_evenly(reader, phantom):
-    scores = reader.read(phantom.images(np.arange(80)))[:, 0].sort().values
+    scores = reader.read(phantom.images(np.arange(80)))[:, 0].sort()[0]
     np.testing.assert_allclose(scores, (np.arange(80) + 1) / 81, atol=1e-5)
 
 
@@ -44,12 +45,51 @@ def test_measures_are_in_their_units_whatever_the_reference(reader, phantom):
     np.testing.assert_allclose(reader.measure(images)["mean_exposure"], images.mean(dim=(1, 2, 3)), atol=1e-6)
 
 
-def test_what_cannot_be_measured_is_nan_in_units_and_half_as_a_score(phantom):
-    reader = MeasureReader.from_reference(phantom, np.arange(30), measures=["cardiothoracic_ratio"])
-    even = torch.full((1, 1, 32, 32), 0.4)
-    assert reader.measure(even)["cardiothoracic_ratio"].isna().all()
-    assert float(reader.read(even)) == 0.5
-    assert float(reader.features(even)) == 0
+EVEN = torch.full((1, 1, 32, 32), 0.4)  #: no heart, no lungs
+HEART = {"cardiothoracic_ratio": Concept("cardiomegaly", ("enlarged heart",), ("normal heart",))}
+
+
+@pytest.fixture(scope="module")
+def hearts(phantom):
+    return MeasureReader.from_reference(phantom, np.arange(30), measures=["cardiothoracic_ratio"])
+
+
+def test_what_cannot_be_measured_is_nan_in_units_and_half_as_a_score(hearts):
+    assert hearts.measure(EVEN)["cardiothoracic_ratio"].isna().all()
+    assert float(hearts.read(EVEN)) == 0.5
+    assert float(hearts.features(EVEN)) == 0
+
+
+class WithEven:
+    """A phantom, and even images after it."""
+
+    def __init__(self, phantom, even):
+        self.inside, self.first = phantom, len(phantom.patients)
+        self.patients = pd.concat([phantom.patients, pd.Series([f"even {i}" for i in range(even)])], ignore_index=True)
+
+    def images(self, rows):
+        return torch.cat([EVEN if row >= self.first else self.inside.images(np.array([row])) for row in rows])
+
+
+@pytest.mark.parametrize("method", ["platt", "temperature", "isotonic"])
+def test_what_cannot_be_measured_calibrates_nothing_and_scores_as_the_usual_image_does(hearts, phantom, method):
+    rows = np.arange(30, 110)
+    margins = hearts.margins(phantom.images(rows))[:, 0].numpy()
+    truth = (margins + np.random.default_rng(0).normal(0, 2, 80) > 1).astype(float)[:, None]
+    without = hearts.calibrated(phantom, rows, truth, HEART, method=method)
+    more, present = np.r_[rows, 160:220], np.vstack([truth, np.ones((60, 1))])
+    with pytest.warns(UserWarning, match=r"calibrate nothing: \{'cardiothoracic_ratio': 60\}"):
+        despite = hearts.calibrated(WithEven(phantom, 60), more, present, HEART, method=method)
+    assert despite.calibration.maps == without.calibration.maps
+    expected = without.calibration(torch.zeros(1, 1), without.names)
+    torch.testing.assert_close(despite.read(EVEN), expected)
+    assert 0 < float(expected) < 1
+    assert despite.read(EVEN).equal(without.read(EVEN))
+
+
+def test_labels_of_another_shape_are_refused(hearts, phantom):
+    with pytest.raises(ValueError, match=r"shape \(30,\); give \(30, 1\)"):
+        hearts.calibrated(phantom, np.arange(30), np.zeros(30), HEART)
 
 
 def test_it_names_the_patients_of_its_reference(reader, phantom):

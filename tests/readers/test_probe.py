@@ -1,12 +1,19 @@
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold
 
 from causal_cxr.data.phantom import Phantom, World
 from causal_cxr.graphs import Binary, CausalGraph
 from causal_cxr.readers import Concept, OrientedGradients, Pixels, ProbeReader, Reader, load_concepts
+from causal_cxr.readers.probe import _dealt, _inner_folds
 
 CONCEPTS = load_concepts(["control_bar", "female"])
 
@@ -46,6 +53,20 @@ def test_labelled_patients_are_read_by_a_head_that_has_not_seen_them(probe, labe
         probe.quality.concepts.loc["control_bar", "auroc"]
     )
     torch.testing.assert_close(probe.read(images[:3], ["new"] * 3), probe.read(images[:3]))
+
+
+def test_dealt_patients_are_read_by_one_head_and_labelled_ones_by_their_own(probe, labelled):
+    images, known = labelled.images(np.arange(6)), labelled.patients[:1].tolist() * 2
+    ids = ["new", "newer", "newest", "another", *known]
+    dealt = probe.dealt(["another", "new", "newest", "newer", "new", *known])
+    scores, every = dealt.read(images, ids), probe._by_fold(images)
+    assert all(any(s.equal(head) for head in heads) for s, heads in zip(scores, every, strict=True))
+    torch.testing.assert_close(scores[4:], probe.read(images[4:], known), rtol=0, atol=0)
+    torch.testing.assert_close(dealt.read(images[:1], ["unheard of"]), probe.read(images[:1]), rtol=0, atol=0)
+    assert set(dealt.folds.values()) == {0, 1, 2}
+    assert probe.folds.keys() == set(labelled.patients)  # the reader itself is as it was
+    many = pd.Series(probe.dealt(map(str, range(3_000))).folds)[list(map(str, range(3_000)))]
+    assert many.value_counts(normalize=True).to_numpy() == pytest.approx(1 / 3, abs=0.03)
 
 
 def test_labels_that_say_nothing_of_the_images_are_not_read_out_of_fold(labelled):
@@ -150,3 +171,76 @@ def test_a_head_that_reads_nothing_is_not_turned_round():
     assert 10 < still.sum() < 70
     for fold, coin in zip(*np.nonzero(still), strict=True):
         assert scores[0, fold, coin] == pytest.approx(truth[:, coin].mean(), abs=1e-6), "one for all folds"
+
+
+COIN = Concept("coin", ("heads",), ("tails",))
+
+
+class Noise:
+    """One image of 4 x 4 random pixels a row, of these patients."""
+
+    def __init__(self, patients):
+        self.patients, self.attributes = pd.Series(patients).astype(str), pd.DataFrame(index=range(len(patients)))
+        self._images = torch.rand(len(patients), 1, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    def images(self, rows):
+        return self._images[rows]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_two_patients_of_a_kind_for_each_fold_are_enough_whatever_the_seed(seed):
+    data, truth = Noise(range(40)), (np.arange(40) < 4).astype(float)[:, None]
+    probe = ProbeReader.fit(data, np.arange(40), truth, [COIN], features=Pixels(4), n_folds=2, seed=seed)
+    assert sorted(probe.folds[str(patient)] for patient in range(4)) == [0, 0, 1, 1]
+
+
+def test_patients_who_have_images_of_both_kinds_are_enough_too():
+    truth = np.tile([1.0, 0.0], 4)[:, None]
+    data = Noise(np.repeat(range(4), 2))
+    assert ProbeReader.fit(data, np.arange(8), truth, [COIN], features=Pixels(4), n_folds=2).folds.keys() == set("0123")
+
+
+@given(st.data(), st.integers(2, 3), st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_patients_are_dealt_at_random_as_ever_unless_a_head_would_lack_a_kind(data, n_folds, seed):
+    """One concept; labels, some of them unknown, of patients with one to three images."""
+    who = np.repeat(np.arange(24), data.draw(hnp.arrays(int, 24, elements=st.integers(1, 3))))
+    truth = data.draw(hnp.arrays(float, (len(who), 1), elements=st.sampled_from([0.0, 1.0, 0.0, 1.0, np.nan])))
+    owners = [{*who[truth[:, 0] == kind]} for kind in (0, 1)]
+    assume(min(map(len, owners)) >= 2 * n_folds)
+    dealt = _dealt(truth, who, ["coin"], n_folds, seed)
+    usual = np.random.default_rng(seed).permutation(24) % n_folds
+
+    def leaves_two(deal):
+        return all(sum(deal[p] != fold for p in some) >= 2 for some in owners for fold in range(n_folds))
+
+    assert leaves_two(dealt)
+    assert not leaves_two(usual) or (dealt == usual).all()
+    for fold in range(n_folds):  # and so the calibration within has something to learn from
+        train = (dealt[who] != fold) & ~np.isnan(truth[:, 0])
+        y = truth[train, 0].astype(int)
+        for seen, held in _inner_folds(y, who[train].astype(str)):
+            assert set(y[seen]) == {0, 1}
+            assert not {*who[train][seen]} & {*who[train][held]}
+
+
+def test_the_folds_within_are_scikit_learns_where_these_serve():
+    y, patients = np.tile([0, 1, 1], 10), np.repeat(np.arange(15), 2).astype(str)
+    for mine, theirs in zip(_inner_folds(y, patients), GroupKFold(3).split(y, y, patients), strict=True):
+        np.testing.assert_array_equal(mine[1], theirs[1])
+
+
+def test_concepts_that_no_deal_serves_are_refused_by_name():
+    """Every four of eight patients make a concept: of two folds one holds four of them, all that is present."""
+    fours = [set(four) for four in combinations(range(8), 4) if 0 in four]
+    truth = np.array([[float(patient in four) for four in fours] for patient in range(8)])
+    concepts = [Concept(f"coin {i}", ("heads",), ("tails",)) for i in range(len(fours))]
+    with pytest.raises(ValueError, match=r"No deal of 8 patients to 2 folds .*'coin \d+' lacked some.*fewer concepts"):
+        ProbeReader.fit(Noise(range(8)), np.arange(8), truth, concepts, features=Pixels(4), n_folds=2)
+
+
+def test_a_label_that_is_neither_known_nor_unknown_is_refused_by_name():
+    truth = np.tile([0.0, 1.0], 20)[:, None]
+    truth[7] = 2
+    with pytest.raises(ValueError, match=r"'coin' has 1 labels that are neither 0 nor 1, e\.g\. 2"):
+        ProbeReader.fit(Noise(range(40)), np.arange(40), truth, [COIN], features=Pixels(4))

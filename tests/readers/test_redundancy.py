@@ -5,8 +5,9 @@ import torch
 from sklearn.metrics import cohen_kappa_score
 from torch import nn
 
+from causal_cxr.data.patients import AtLeast
 from causal_cxr.graphs import Binary, CausalGraph
-from causal_cxr.readers import Concept, OrientedGradients, Pixels, ProbeReader
+from causal_cxr.readers import Concept, Joined, OrientedGradients, Pixels, ProbeReader
 from causal_cxr.readers.redundancy import kinship, redundant_readers, shared_errors
 
 LEADS = Concept("leads", ("leads",), ("no leads",))
@@ -140,6 +141,17 @@ def test_probes_on_the_same_features_or_of_the_same_patients_are_not_apart():
     assert (found.backbone, found.patients, found.apart) == (False, 1, False)
     assert found.why == ("both were fitted on 1 of the same patients",)
     assert kinship(probe(Pixels(32), ["p1"]), probe(OrientedGradients(64), ["p3"])).apart
+
+
+def test_a_part_of_joined_features_is_found_as_well():
+    joined = probe(Joined(Pixels(32), OrientedGradients(64)), ["p1"])
+    assert kinship(joined, probe(Pixels(32), ["p2"])).backbone
+    assert kinship(joined, probe(Joined(OrientedGradients(64), Pixels(16)), ["p2"])).backbone
+    assert kinship(joined, probe(Pixels(16), ["p2"])).apart
+
+
+def test_whose_training_patients_are_known_in_part_is_not_counted_as_another():
+    assert not kinship(Net("a", 1), Net("b", 2, fitted_on=AtLeast({"p9"}))).apart
 
 
 def test_two_readers_of_unknown_upbringing_are_not_counted_as_two():

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from xrv_densenet import densenet_state
 
+from causal_cxr.data.patients import AtLeast, all_known
 from causal_cxr.data.phantom import Phantom
 from causal_cxr.graphs import Binary, Categorical, CausalGraph
 from causal_cxr.readers import Concept, Reader, XRVReader, assess_reader
@@ -309,9 +310,16 @@ def test_a_calibrated_score_is_a_frequency(reader, phantom, labels):
 
 def test_a_network_of_unknown_training_patients_stays_unknown(reader, phantom, labels):
     assert reader.fitted_on is None
-    assert reader.calibrated(phantom, np.arange(60), labels).fitted_on is None
     with pytest.warns(RuntimeWarning, match="not known on which patients"):
         assess_reader(reader, phantom, np.arange(60), labels, phantom.graph)
+
+
+def test_whom_a_network_of_unknown_training_patients_was_calibrated_on_is_known_all_the_same(reader, phantom, labels):
+    calibrated = reader.calibrated(phantom, np.arange(60), labels)
+    assert calibrated.fitted_on == AtLeast(phantom.patients[:60])
+    assert not all_known(calibrated.fitted_on)
+    with pytest.warns(RuntimeWarning, match="not known on which"), pytest.raises(ValueError, match="was fitted on"):
+        assess_reader(calibrated, phantom, np.arange(60), labels, phantom.graph)
 
 
 # Concepts

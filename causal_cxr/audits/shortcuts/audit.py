@@ -29,6 +29,7 @@ from causal_cxr.audits.shortcuts.predictors import NAME, Predictions, Predictor,
 from causal_cxr.audits.shortcuts.report import ShortcutReport
 from causal_cxr.audits.store import load_ledger, load_measurements
 from causal_cxr.data.dataset import Dataset, UnreadableImages
+from causal_cxr.data.patients import all_known
 from causal_cxr.editors.editor import Editor
 from causal_cxr.graphs import Binary, CausalGraph, Contrast
 from causal_cxr.readers.reader import Reader
@@ -199,7 +200,7 @@ class ShortcutAudit:
             "excluded": excluded,
             "editors": {name: {"fingerprint": e.fingerprint, "semantics": e.semantics} for name, e in editors.items()},
             "models": {
-                name: {"scale": p.scale, "trained_on": None if p.fitted_on is None else len(p.fitted_on)}
+                name: {"scale": p.scale, "trained_on": len(p.fitted_on or ()) if all_known(p.fitted_on) else None}
                 for name, p in predictors.items()
             },
             "ledger": ledger,

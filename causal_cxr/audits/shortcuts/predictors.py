@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from causal_cxr.data.patients import fitted_on_all
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.features import Features
 from causal_cxr.readers.quality import ReaderQuality
@@ -181,9 +182,7 @@ class Predictions:
         self.predictors = dict(predictors)
         self.concepts = tuple(Concept(name, (name,), (f"not {name}",)) for name in predictors)
         self.quality = ReaderQuality.unknown(self.concepts)
-        known = [p.fitted_on for p in self.predictors.values() if p.fitted_on is not None]
-        all_known = len(known) == len(self.predictors)
-        self.fitted_on: frozenset[str] | None = frozenset().union(*known) if all_known else None
+        self.fitted_on = fitted_on_all(p.fitted_on for p in self.predictors.values())
         digest = hashlib.sha256(repr(list(predictors)).encode())
         digest.update(self.read(seen).double().round(decimals=3).numpy().tobytes())
         self.fingerprint = digest.hexdigest()[:16]

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from causal_cxr.data.patients import fitted_on_all
 from causal_cxr.editors.diffusion.editor import DiffusionEditor
 from causal_cxr.editors.diffusion.guidance import ClassifierFree, PerAttribute
 
@@ -99,7 +100,7 @@ def calibrated(
     chosen = {name: kept[name][1] if name in kept else weight for name, weight in weights.items()}
     chosen = {name: weight for name, weight in chosen.items() if weight != 1.0}
     made = editor.using(guidance=PerAttribute(chosen))
-    made.fitted_on = None if editor.fitted_on is None else editor.fitted_on | validate.patients
+    made.fitted_on = fitted_on_all([editor.fitted_on, validate.patients])
     if editor.provenance:
         made.provenance = {**editor.provenance, "guidance": chosen, "weighed_on": validate.patients}
     return made

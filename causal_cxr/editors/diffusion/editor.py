@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from causal_cxr.data.patients import pack, unpack
+from causal_cxr.data.patients import fitted_on_all, pack, unpack
 from causal_cxr.data.whole_file import write_json
 from causal_cxr.editors.acceptance import Acceptance
 from causal_cxr.editors.diffusion.abductions import Abductions
@@ -217,10 +217,9 @@ class DiffusionEditor:
         unet.load_lora_adapter(folder, weight_name=ADAPTER, prefix=None)
         unet.fuse_lora()
         unet.unload_lora()
-        seen = unpack(config["fitted_on"])
         named_by = {entry["name"]: attribute_from_dict(entry) for entry in config["attributes"]}
         other = self.using(pipeline=replace(self.pipeline, unet=unet), attributes=named_by, guidance=_weighed(config))
-        other.fitted_on = None if self.fitted_on is None or seen is None else self.fitted_on | seen
+        other.fitted_on = fitted_on_all([self.fitted_on, unpack(config["fitted_on"])])
         return other
 
     @classmethod

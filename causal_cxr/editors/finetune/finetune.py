@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from causal_cxr.data.dataset import Dataset
+from causal_cxr.data.patients import fitted_on_all
 from causal_cxr.data.splits import batches
 from causal_cxr.editors.diffusion.editor import DiffusionEditor
 from causal_cxr.editors.diffusion.latents import LatentSpace
@@ -92,7 +93,7 @@ def finetune(
     latents = encoded(pipeline.latents, dataset, rows, pipeline.device)
     fitted_on = frozenset(dataset.patients.iloc[rows].astype(str))
     about: dict[str, Any] = {
-        "fitted_on": None if editor.fitted_on is None else editor.fitted_on | fitted_on,
+        "fitted_on": fitted_on_all([editor.fitted_on, fitted_on]),
         "size": latents.shape[-1] * pipeline.latents.reduction, "renderer_version": editor.renderer_version, "inversion": editor.inversion,
         "guidance": editor.guidance, "autocast": editor.autocast, "template": editor.template, "accept": editor.accept,
     }  # fmt: skip

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from causal_cxr.data.patients import fitted_on_all
 from causal_cxr.editors.editor import Abduction, Edit, Editor
 
 
@@ -50,9 +51,7 @@ class PerAttributeEditor:
         self.semantics: Literal["observational", "structural"] = (
             "structural" if kinds == {"structural"} else "observational"
         )
-        seen = [editor.fitted_on for editor in all_of_them]
-        known = [patients for patients in seen if patients is not None]
-        self.fitted_on: frozenset[str] | None = frozenset().union(*known) if len(known) == len(seen) else None
+        self.fitted_on = fitted_on_all(editor.fitted_on for editor in all_of_them)
         parts = [f"{name}={editor.fingerprint}" for name, editor in self.editors.items()]
         self.fingerprint = hashlib.sha256("|".join([*parts, rest.fingerprint]).encode()).hexdigest()[:16]
 

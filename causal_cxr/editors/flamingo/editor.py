@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from causal_cxr.data.patients import pack, unpack
+from causal_cxr.data.patients import fitted_on_all, pack, unpack
 from causal_cxr.data.whole_file import write_json
 from causal_cxr.editors.diffusion.denoiser import Condition, Ledger
 from causal_cxr.editors.diffusion.editor import DiffusionEditor
@@ -73,8 +73,7 @@ class FlamingoEditor:
         self.layers_fitted_on, self.provenance = fitted_on, dict[str, Any]()
         self.attributes = base.attributes | frozenset(self.exemplars)
         seen = [base.fitted_on, fitted_on, *(shown.patients for shown in self.exemplars.values())]
-        known = [patients for patients in seen if patients is not None]
-        self.fitted_on = frozenset[str]().union(*known) if len(known) == len(seen) else None
+        self.fitted_on = fitted_on_all(seen)
         pipeline = Pipeline(network, base.pipeline.text, base.pipeline.latents, base.pipeline.process)
         self._editor = DiffusionEditor(
             pipeline, base.graph_attributes, inversion=inversion or base.inversion, guidance=Contrasted(scale),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from causal_cxr.data.dataset import Dataset
+from causal_cxr.data.patients import fitted_on_all
 from causal_cxr.fitting.log import Log
 from causal_cxr.fitting.precision import Precision, autocast
 from causal_cxr.fitting.resumable import ResumableFit, cosine
@@ -204,7 +205,7 @@ def finetune_clip(
                 break
         model = unlocked.whole().cpu()
     patients = frozenset(dataset.patients.iloc[rows].astype(str))
-    fitted_on = None if reader.fitted_on is None else reader.fitted_on | patients
+    fitted_on = fitted_on_all([reader.fitted_on, patients])
     fitted = CLIPReader(
         model, reader.tokenizer, reader.concepts, preprocess=reader.preprocess,
         regions=reader.regions, name=reader.name, fitted_on=fitted_on, renderer_version=reader.renderer_version,

@@ -20,6 +20,7 @@ from causal_cxr.readers.clip.patches import overlap, pooled_and_patches
 from causal_cxr.readers.clip.preprocess import Box, Preprocess
 from causal_cxr.readers.clip.towers import Towers, load_towers, save_towers, tokenise
 from causal_cxr.readers.concepts import Concept, concept_from_dict
+from causal_cxr.readers.images import check_images
 from causal_cxr.readers.quality import ReaderQuality
 
 READER = "reader.json"
@@ -98,7 +99,11 @@ class CLIPReader:
         return self._in_batches(images, self._whole)
 
     def margins(self, images: Tensor) -> Tensor:
-        """``(n, k)`` uncalibrated margins, in units of the model's logit scale."""
+        """``(n, k)`` uncalibrated margins, in units of the model's logit scale.
+
+        Raises:
+            ValueError: see :func:`~causal_cxr.readers.images.check_images`.
+        """
         return self._in_batches(images, self._margins)
 
     def read(self, images: Tensor, patients: Sequence[str] | None = None) -> Tensor:
@@ -260,6 +265,7 @@ class CLIPReader:
     @torch.no_grad()
     def _in_batches(self, images: Tensor, compute: Any) -> Tensor:
         """``compute`` of a batch at a time on the device, its results on the CPU: memory does not grow with ``n``."""
+        check_images(images)
         if not len(images):  # towers cannot look at nothing
             return compute(torch.zeros(1, *images.shape[1:], device=self.device)).cpu()[:0]
         return torch.cat([compute(part.to(self.device)).cpu() for part in images.split(BATCH)])

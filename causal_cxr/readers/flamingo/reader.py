@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from causal_cxr.data.dataset import Dataset
-from causal_cxr.data.patients import pack, unpack
+from causal_cxr.data.patients import fitted_on_all, pack, unpack
 from causal_cxr.data.whole_file import write_json
 from causal_cxr.readers.calibration import Calibration, calibrated_on
 from causal_cxr.readers.concepts import Concept, concept_from_dict
@@ -23,6 +23,7 @@ from causal_cxr.readers.flamingo.exemplars import Exemplars, choose_exemplars
 from causal_cxr.readers.flamingo.model import looked_at, seen
 from causal_cxr.readers.flamingo.prompt import IMAGE, Prompt, Template, build_prompt, latest_image
 from causal_cxr.readers.flamingo.signs import NEUTRAL
+from causal_cxr.readers.images import check_images
 from causal_cxr.readers.quality import ReaderQuality
 
 if TYPE_CHECKING:
@@ -92,9 +93,7 @@ class FlamingoReader:
         if strange := sorted(set(self.exemplars) - set(names)):
             raise ValueError(f"There are exemplars for {strange}, which are not read; the concepts are {names}.")
         shown = [exemplar.patients for exemplar in self.exemplars.values()]
-        self.fitted_on: frozenset[str] | None = None
-        if fitted_on is not None and None not in shown:
-            self.fitted_on = fitted_on.union(*(patients for patients in shown if patients is not None))
+        self.fitted_on = fitted_on_all([fitted_on, *shown])
         self.quality = quality or ReaderQuality.unknown(concepts)
         self._questions: dict[str, list[_Question]] = {}
         self.weights_fingerprint = _fingerprint(model, *([] if eye is None else [eye]))
@@ -200,6 +199,7 @@ class FlamingoReader:
     @torch.no_grad()
     def states(self, images: Tensor) -> Tensor:
         """``(n, tokens, width)`` what vision tower and perceiver make of ``(n, 1, h, w)`` images in [0, 1]."""
+        check_images(images)
         vision = self.model.config.vision_config
         size = vision.image_size if isinstance(vision.image_size, int) else vision.image_size[0]
         if self.eye is not None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,7 @@ from causal_cxr.data.splits import batches
 from causal_cxr.data.whole_file import whole_file, write_json
 from causal_cxr.readers.calibration import Calibration, calibrated_on
 from causal_cxr.readers.concepts import Concept, concept_from_dict
+from causal_cxr.readers.images import check_images
 from causal_cxr.readers.measure.measures import MEASURES
 from causal_cxr.readers.quality import ReaderQuality
 
@@ -31,6 +33,9 @@ class MeasureReader:
 
     Nothing is trained and no label is seen, so that no network's bias can be shared; :meth:`measure` has the numbers in
     their units. With :meth:`calibrated`, a measure becomes the reader of a labelled concept.
+
+    Where a measure cannot be taken (an even image has no heart), the score is that of an image that measures as is usual, the
+    rank 0.5: it says nothing, and it is no measurement. ``measure(images).isna()`` says where.
 
     Args:
         reference: measure -> what the reference images measured, NaN where it could not be taken. Which measures there are:
@@ -101,6 +106,9 @@ class MeasureReader:
 
         Args:
             images: ``(n, 1, h, w)`` in [0, 1], any h and w.
+
+        Raises:
+            ValueError: see :func:`~causal_cxr.readers.images.check_images`.
         """
         return _measured(images, self.measures)
 
@@ -114,17 +122,24 @@ class MeasureReader:
 
     def margins(self, images: Tensor) -> Tensor:
         """``(n, k)`` log odds of the rank among the reference images, ties in the middle; 0 where it cannot be taken."""
+        return self._log_odds(images).nan_to_num()
+
+    def _log_odds(self, images: Tensor) -> Tensor:
+        """The same, NaN where it cannot be taken."""
         table, columns = self.measure(images), []
         for name, reference in self.reference.items():
             found = table[name].to_numpy()
             below, up_to = (np.searchsorted(reference, found, side) for side in ("left", "right"))
             # half an image on either side: more than all of the reference is much, not certain
             rank = ((below + up_to) / 2 + 0.5) / (len(reference) + 1)
-            columns.append(np.where(np.isnan(found), 0.0, np.log(rank / (1 - rank))))
+            columns.append(np.where(np.isnan(found), np.nan, np.log(rank / (1 - rank))))
         return torch.as_tensor(np.column_stack(columns), dtype=torch.float32)
 
     def read(self, images: Tensor, patients: Any = None) -> Tensor:
-        """``(n, k)`` scores in [0, 1], 0.5 where a measure cannot be taken; ``patients`` make no difference."""
+        """``(n, k)`` scores in [0, 1]; ``patients`` make no difference.
+
+        Where a measure cannot be taken: 0.5, or once calibrated what the calibration makes of the rank 0.5.
+        """
         margins = self.margins(images)
         return torch.sigmoid(margins) if self.calibration is None else self.calibration(margins, self.names)
 
@@ -141,14 +156,18 @@ class MeasureReader:
 
         Args:
             dataset: with the images.
-            rows: ``(n,)`` labelled rows; each patient counts once.
+            rows: ``(n,)`` labelled rows; each patient counts once. An image of which a measure cannot be taken calibrates
+                nothing.
             truth: ``(n, len(concepts))`` 1 / 0 / NaN unknown.
             concepts: measure -> the concept that more of it speaks for, in the order of the truth's columns.
             method: ``"platt"``, ``"temperature"`` or ``"isotonic"``.
 
         Raises:
-            ValueError: a measure that this reader does not take; see also :meth:`Calibration.fit`.
+            ValueError: a measure that this reader does not take; a truth of another shape; see also :meth:`Calibration.fit`.
             UnreadableImages: some cannot be read.
+
+        Warns:
+            UserWarning: a measure cannot be taken of some labelled images.
         """
         lacking = [measure for measure in concepts if measure not in self.measures]
         if lacking:
@@ -156,7 +175,28 @@ class MeasureReader:
         reference = {measure: self.reference[measure] for measure in concepts}
         plain = MeasureReader(reference, concepts=concepts, name=self.name, fitted_on=self.fitted_on)
         seen = self.fitted_on
-        made = calibrated_on(plain.margins, plain.names, dataset, rows, truth, method, seen, batch_size=BATCH)
+        known = np.array(truth, dtype=float)
+        if known.shape != (len(rows), len(concepts)):
+            raise ValueError(
+                f"The truth has shape {known.shape}; give ({len(rows)}, {len(concepts)}): one row an image, one column a concept."
+            )
+        labels = iter(
+            np.split(known, range(BATCH, len(known), BATCH))
+        )  # views, in step with the batches that are measured
+
+        def margins(images: Tensor) -> Tensor:
+            found = plain._log_odds(images)
+            next(labels)[found.isnan().numpy()] = np.nan  # a rank of 0.5 that stands for "not taken" is no evidence
+            return found.nan_to_num()
+
+        made = calibrated_on(margins, plain.names, dataset, rows, known, method, seen, batch_size=BATCH)
+        lost = {
+            name: int(n) for name, n in zip(concepts, (np.isnan(known) & ~np.isnan(truth)).sum(0), strict=True) if n
+        }
+        if lost:
+            warnings.warn(
+                f"Labelled images of which a measure cannot be taken calibrate nothing: {lost}.", stacklevel=2
+            )
         return MeasureReader(reference, concepts=concepts, name=self.name, **made)
 
     def save(self, folder: str | Path) -> Path:
@@ -219,4 +259,5 @@ def _known(measures: Iterable[str]) -> tuple[str, ...]:
 
 
 def _measured(images: Tensor, measures: Iterable[str]) -> pd.DataFrame:
+    check_images(images)
     return pd.DataFrame({name: MEASURES[name].function(images).double().numpy() for name in measures})

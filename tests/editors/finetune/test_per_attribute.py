@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+from causal_cxr.data.patients import AtLeast, all_known
 from causal_cxr.editors import Abduction, Edit, Editor
 from causal_cxr.editors.finetune import PerAttributeEditor
 
@@ -92,7 +93,9 @@ def test_it_is_an_editor_with_the_patients_and_the_fingerprint_of_all(parts):
     assert editor.attributes == {"view", "sick", "age"}
     assert editor.fitted_on == {"p0", "p1"}
     assert editor.fingerprint != PerAttributeEditor({"view": view}, rest).fingerprint
-    assert PerAttributeEditor({"view": Adder("x", 0.1, {"view"}, None)}, rest).fitted_on is None
+    unknown = PerAttributeEditor({"view": Adder("x", 0.1, {"view"}, None)}, rest)
+    assert unknown.fitted_on == AtLeast(rest.fitted_on)
+    assert not all_known(unknown.fitted_on)
 
 
 def test_refusals(parts, factual):

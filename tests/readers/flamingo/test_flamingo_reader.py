@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from causal_cxr.data.patients import all_known
 from causal_cxr.data.phantom import Phantom
 from causal_cxr.readers import Reader
 from causal_cxr.readers.calibration import Calibration, Platt
@@ -52,6 +53,11 @@ def test_it_is_a_reader(reader, phantom):
     assert scores.shape == (5, 1)
     assert scores.dtype == torch.float32
     assert ((scores > 0) & (scores < 1)).all()
+
+
+def test_images_in_another_range_are_refused(reader, phantom):
+    with pytest.raises(ValueError, match=r"Images go from .* to 2\d\d.* by 255"):
+        reader.read(phantom.images(np.arange(2)) * 255)
 
 
 def test_no_images_and_no_concepts_are_read_as_such(reader, blank):
@@ -262,7 +268,8 @@ def test_any_idefics_checkpoint_loads(blank, phantom, tmp_path):
     concept = Concept("pacemaker", ("pacemaker",), ("no pacemaker",))
     shown = choose_exemplars(phantom, np.arange(60), phantom.hidden["pacemaker"].to_numpy(), 4)
     reader = FlamingoReader.from_pretrained(tmp_path, concepts=[concept], exemplars={"pacemaker": shown})
-    assert reader.fitted_on is None  # nobody says whom it was fitted on
+    assert not all_known(reader.fitted_on)  # nobody says whom it was fitted on
+    assert reader.fitted_on == shown.patients
     assert reader.mean == pytest.approx(IdeficsImageProcessor().image_mean)
     assert reader.read(torch.rand(3, 1, 50, 70)).shape == (3, 1)
 
