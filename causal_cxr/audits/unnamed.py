@@ -206,7 +206,9 @@ def search(
         named=named,
         seed=seed,
     )
-    reader = ComponentReader.from_found(found, unnamed.compared, features, sorted(first), name=NAME)
+    reader = ComponentReader.from_found(
+        found, unnamed.compared, features, sorted(first), image_patients=patients, name=NAME
+    )
     return Unnamed(reader, found, first, second)
 
 
