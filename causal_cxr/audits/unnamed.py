@@ -207,7 +207,7 @@ def search(
         seed=seed,
     )
     reader = ComponentReader.from_found(
-        found, unnamed.compared, features, sorted(first), image_patients=patients, name=NAME
+        found, unnamed.compared, features, sorted(first), image_patients=patients.tolist(), name=NAME
     )
     return Unnamed(reader, found, first, second)
 
