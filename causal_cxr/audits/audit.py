@@ -280,7 +280,7 @@ class Audit:
             "edited": len(edited),
             "editors": {
                 name: {"fingerprint": e.fingerprint, "semantics": e.semantics,
-                       "fitted_on": len(e.fitted_on or ()) if all_known(e.fitted_on) else None,
+                       "fitted_on": len(e.fitted_on) if all_known(e.fitted_on) else None,
                        "method": e.method if isinstance(e, Described) else None}
                 for name, e in editors.items()
             },

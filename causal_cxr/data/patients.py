@@ -7,7 +7,7 @@ of unknown origin that was then fine-tuned or calibrated on known patients; they
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 
 class AtLeast(frozenset[str]):
@@ -17,7 +17,7 @@ class AtLeast(frozenset[str]):
         return f"AtLeast({sorted(self)})"
 
 
-def all_known(fitted_on: frozenset[str] | None) -> bool:
+def all_known(fitted_on: frozenset[str] | None) -> TypeGuard[frozenset[str]]:
     """Whether a model was fitted on these patients and no others, for certain."""
     return fitted_on is not None and not isinstance(fitted_on, AtLeast)
 
@@ -82,11 +82,11 @@ def unpack(packed: Sequence[Any] | None) -> frozenset[str] | None:
     names: set[str] = set()
     others = False
     for entry in packed:
-        if "others" in entry and not isinstance(entry, str):
-            others = True
-            continue
         if isinstance(entry, str):
             names.add(entry)
+            continue
+        if "others" in entry:
+            others = True
             continue
         for run in entry["numbers"].split(","):
             first, _, last = run.partition("-")

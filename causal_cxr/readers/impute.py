@@ -81,8 +81,8 @@ def impute_missing(
     Args:
         reader: has concepts of the attributes: of a ``Binary`` one, of a ``Categorical`` as many as are there. A cross-fitted
             one reads each patient by a head that has not seen them; a :class:`~causal_cxr.readers.ProbeReader` that was fitted
-            here reads new patients by one head too (:meth:`ProbeReader.dealt`), as it reads those that calibrate. By the mean
-            over heads the sets would be larger than need be: they held 0.98 of the true levels where 0.95 was asked for.
+            here reads new patients by one head too (:meth:`ProbeReader.dealt`), as it reads those that calibrate. The mean
+            over heads is spread otherwise, so that sets which one head calibrated would not hold what they should.
         dataset: its missing values are filled.
         graph: types the table.
         attributes: to fill; all labelled ones with missing values unless given.

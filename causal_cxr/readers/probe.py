@@ -44,7 +44,7 @@ class ProbeReader:
 
     With a graph, head and Platt step are fitted to patients weighted so that the concept goes with none of the labelled
     attributes. Scores are calibrated for such a population: where the concept is rarer or more frequent than overall, as at one
-    level of an attribute, they are off by that much (of a concept in 4% of PA and 59% of AP views, they may say 23% and 44%),
+    level of an attribute, they are off by that much,
     and ``quality.concepts["ece"]``, which takes all levels together, need not show it. The slope and what ``quality.within`` and
     ``quality.follows`` say hold as they stand; for probabilities at one level, calibrate the scores on labels of that level.
 

@@ -116,7 +116,7 @@ def _weights(reader: Any) -> set[str]:
 
 def _patients(reader: Any) -> frozenset[str] | None:
     """All that a reader was fitted on: with the patients of its folds, which it can leave out but another reader cannot."""
-    if reader.fitted_on is None or not all_known(reader.fitted_on):
+    if not all_known(reader.fitted_on):
         return None
     folds = getattr(reader, "folds", None)
     return frozenset(reader.fitted_on) | frozenset(folds if isinstance(folds, Mapping) else ())

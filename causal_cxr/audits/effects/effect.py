@@ -34,12 +34,12 @@ class Effect:
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Two-sided t interval; Fieller's (1954) where it was divided by a slope, the whole line where that may be 0."""
-        t = stats.t.ppf(0.5 + level / 2, self.dof)
+        t = float(stats.t.ppf(0.5 + level / 2, self.dof))
         kept = 1 - (t * self.relative) ** 2
         if kept <= 0:
             return -float("inf"), float("inf")
         half = t * float(np.sqrt(self._alone**2 * kept + (self.value * self.relative) ** 2))
-        return (self.value - half) / kept, (self.value + half) / kept
+        return float((self.value - half) / kept), float((self.value + half) / kept)
 
     def p_yes(self, delta: float) -> float:
         """p of ``|theta| <= delta``, at its least favourable point.
@@ -86,7 +86,7 @@ class Effect:
         return replace(self, value=value, se=float(se), relative=relative)
 
     def less(self, shift: float, shift_se: float) -> "Effect":
-        """Without a shift that is known from elsewhere, such as what a reader sees of the attribute itself."""
+        """Without a shift that is known from elsewhere, such as what a reader sees of the attribute itself; before it is scaled."""
         return replace(self, value=self.value - shift, se=float(np.hypot(self.se, shift_se)))
 
     def unsettled(self) -> "Effect":

@@ -35,11 +35,9 @@ def fieller_interval(effect: Effect, slope: float, slope_se: float, *, level: fl
         raise ValueError(
             f"Cannot divide by a slope of {slope} +- {slope_se}; judge the reader on labelled images first."
         )
-    value, t = effect.value / slope, stats.t.ppf(0.5 + level / 2, effect.dof)
-    low, high = _fieller(effect.value, slope, (t * effect.se) ** 2, 0.0, (t * slope_se) ** 2)
-    if not np.isfinite(value):
-        low = high = np.nan
-    return IntervalEstimate(value, low, high, level, effect.n, effect.patients)
+    found = effect.scaled(slope, slope_se)
+    low, high = found.interval(level) if np.isfinite(found.value) else (np.nan, np.nan)
+    return IntervalEstimate(found.value, low, high, level, effect.n, effect.patients)
 
 
 def paired_ratio(

@@ -200,7 +200,7 @@ class ShortcutAudit:
             "excluded": excluded,
             "editors": {name: {"fingerprint": e.fingerprint, "semantics": e.semantics} for name, e in editors.items()},
             "models": {
-                name: {"scale": p.scale, "trained_on": len(p.fitted_on or ()) if all_known(p.fitted_on) else None}
+                name: {"scale": p.scale, "trained_on": len(p.fitted_on) if all_known(p.fitted_on) else None}
                 for name, p in predictors.items()
             },
             "ledger": ledger,
