@@ -14,7 +14,8 @@ Under ``summary.<editor>``, means over worlds (``leak_worst`` and ``peak_rss_gb`
   counterfactuals, mean over attributes that show; 0 is an oracle sampler, 1 doing nothing. ``error_ratio_scm``: that over
   the best SCM's of the run.
 - ``tea_effectiveness``, ``tea_amplification``: made change along the true one, and across it, where the image reveals the
-  change: on pixels in which all true counterfactuals agree.
+  change: on pixels in which all true counterfactuals agree. Ratios of sums over images, mean over the attributes whose true
+  change is told from 0; ``left_out_revealed`` in ``detail`` says why one is not among them.
 - ``leak_mean``, ``leak_worst``: |made - true| change of every other sign, hidden ones too, over the intended change, in each
   direction, read by a probe that shares no images with any editor; ``detail`` has the matrix, and a second reader's.
 - ``composition_1``, ``composition_10``: mean absolute change after so many null edits in another wording;
@@ -32,7 +33,6 @@ those of ``benchmarks/inversion.py``, read from its file.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -48,7 +48,7 @@ from contact_sheet import contact_sheet
 from fitted import SHIPPED, fitted_editor, fitted_network, fitted_reader
 from image_quality import fid
 from levers import LEVERS, lever_editors, lever_leaks
-from record import record
+from record import peak_rss_gb, record
 from sign_network import REACH, SignNetwork
 from torch import Tensor
 from torch.nn import functional as F
@@ -65,8 +65,10 @@ from causal_cxr.audits.fidelity import (
     errors,
     leak,
     mean_error_ratio,
+    mean_true_effect_agreement,
     questions,
     reversibility,
+    true_effect_agreement,
     true_readings,
 )
 from causal_cxr.data.phantom.world import World
@@ -166,20 +168,17 @@ def judged(editor: Editor, judge: Judge, cycled: int) -> tuple[dict[str, Any], d
         )
         for one, edited in zip(judge.asked, made, strict=True)
     }
-    by_attribute = found.groupby("attribute", sort=False)
-    effectiveness, amplification = _tea(found)
+    tea = mean_true_effect_agreement(found)
     figures = {
-        "error_ratio_nothing": ratio["ratio"], "tea_effectiveness": effectiveness, "tea_amplification": amplification,
-        "leak_mean": leaks["probe"].mean, "leak_worst": leaks["probe"].worst, "composition_1": still[1],
-        "composition_10": still[10], "reversibility": float(np.mean(list(back.values()))), "fid": judge.fid(made),
-        "seconds_per_edit": seconds["both"],
+        "error_ratio_nothing": ratio["ratio"], "tea_effectiveness": tea["effectiveness"],
+        "tea_amplification": tea["amplification"], "leak_mean": leaks["probe"].mean,
+        "leak_worst": leaks["probe"].worst, "composition_1": still[1], "composition_10": still[10],
+        "reversibility": float(np.mean(list(back.values()))), "fid": judge.fid(made), "seconds_per_edit": seconds["both"],
     }  # fmt: skip
-    means = by_attribute[["effectiveness", "amplification", "effectiveness_revealed", "amplification_revealed", "size",
-                          "outside"]].mean()  # fmt: skip
-    revealed = found["effectiveness_revealed"].notna().groupby(found["attribute"]).mean().rename("share_revealed")
+    outside = found.groupby("attribute")["outside"].mean()
     detail = {
         "error_ratio_nothing": ratio,
-        "attributes": error_ratios(found).join(means).join(revealed).to_dict("index"),
+        "attributes": error_ratios(found).join(true_effect_agreement(found)).join(outside).to_dict("index"),
         "directions": _by_direction(found),
         "leak": {reader: _told(one) for reader, one in leaks.items()},
         "reversibility": back,
@@ -194,12 +193,7 @@ def _by_direction(found: pd.DataFrame) -> dict[str, Any]:
     """Ratio, effectiveness and amplification of each attribute, forth and back: of a finding, appearing and disappearing."""
     directions = {}
     for (attribute, sign), mine in found.groupby(["attribute", "sign"], sort=False):
-        entry = error_ratios(mine).iloc[0].to_dict()
-        entry |= (
-            mine[["effectiveness", "amplification", "effectiveness_revealed", "amplification_revealed"]]
-            .mean()
-            .to_dict()
-        )
+        entry = error_ratios(mine).join(true_effect_agreement(mine)).iloc[0].to_dict()
         directions.setdefault(attribute, {})["forth" if sign == 1 else "back"] = entry
     return directions
 
@@ -282,19 +276,13 @@ def references(judge: Judge) -> dict[str, Any]:
     found = {}
     for name, made in given.items():
         scored = pd.concat([errors(one, edited) for one, edited in zip(judge.asked, made, strict=True)])
-        told, (effectiveness, amplification) = _told(judge.leak_by("probe", made)), _tea(scored)
+        told, tea = _told(judge.leak_by("probe", made)), mean_true_effect_agreement(scored)
         found[name] = {
-            "error_ratio_nothing": mean_error_ratio(scored)["ratio"], "tea_effectiveness": effectiveness,
-            "tea_amplification": amplification, "fid": judge.fid(made),
+            "error_ratio_nothing": mean_error_ratio(scored)["ratio"], "tea_effectiveness": tea["effectiveness"],
+            "tea_amplification": tea["amplification"], "fid": judge.fid(made),
             "leak": {key: told[key] for key in ("mean", "worst", "worst_cell")},
         }  # fmt: skip
     return found
-
-
-def _tea(found: pd.DataFrame) -> tuple[float, float]:
-    """Effectiveness and amplification where the image reveals the change, means over attributes."""
-    of = found.groupby("attribute")[["effectiveness_revealed", "amplification_revealed"]].mean().mean()
-    return float(of.iloc[0]), float(of.iloc[1])
 
 
 def peak_memory(kind: str, world: str, flamingo: Path | None) -> float:
@@ -315,7 +303,7 @@ def _own_peak(kind: str, name: str, flamingo: Path | None) -> float:
     images, contrast = phantom.images(np.arange(BATCH)), default_contrasts(phantom.graph, world.content.shifts)[0]
     moved, _ = contrast.apply(phantom.graph.attributes[contrast.attribute], phantom.attributes[contrast.attribute])
     answers(editor, images, phantom.attributes, [phantom.attributes.assign(**{contrast.attribute: moved})])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # Linux counts in kB
+    return peak_rss_gb()
 
 
 def summarised(

@@ -16,7 +16,6 @@ import argparse
 import importlib
 import importlib.util
 import os
-import resource
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -27,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 from calibration import LARGE, SHOWN, THETAS, Sample, draw_patients, edited, judge, logistic_coefficients
-from record import rate, record
+from record import peak_rss_gb, rate, record
 from scipy import stats
 from threadpoolctl import threadpool_limits
 
@@ -198,7 +197,7 @@ def full_family(cells: int, images: int, draws: int, seed: int) -> tuple[float, 
     found = signflip_test(differences, np.arange(images), draws=draws, seed=seed)
     seconds, of_processors = time.perf_counter() - started, time.process_time() - used
     assert found.p.shape == found.p_family.shape == (cells,)
-    return seconds, of_processors, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return seconds, of_processors, peak_rss_gb()
 
 
 def score_form(sample: np.ndarray, axis: int) -> np.ndarray:

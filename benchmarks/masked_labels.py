@@ -183,11 +183,9 @@ def beside_the_column(
             report.graph, table, frame, {"column": None, "off": None}, contrast, np.intersect1d(edited, rows.index)
         )
         said: dict[str, Any] = {"n_labelled": int(known.sum()), "delta": _number(edge["delta"])}
-        seen = report.quality[edge["reader"]].shift_along(name, contrast, report.graph.attributes[contrast.attribute])
-        followed = seen if edge["shift_removed"] and seen is not None else (0.0, 0.0)  # what the audit took off
         for side in SIDES:
             truth, off = (_side(both[key], side) for key in ("column", "off"))
-            off = off.less(followed[0] / slope, followed[1] / slope)
+            off = off.less(edge["shift_removed"] / slope, edge["shift_se"] / slope)
             off = off.less(0.0, abs(truth.value + off.value) * slope_se / slope)
             said[side] = {"column": _estimate(truth), "audit": _edge(edge, side), "agrees": _estimate(off)}
         truth = _side(both["column"], "adjusted")

@@ -13,7 +13,6 @@
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from record import record
+from record import peak_rss_gb, record
 
 from causal_cxr.audits import reader_drift
 from causal_cxr.data.phantom import Phantom
@@ -76,7 +75,7 @@ def streaming(images: int, concepts: int) -> dict[str, float]:
     read = sum(len(scores) for _, scores in read_dataset(reader, stream, np.arange(images)))
     assert read == images
     seconds = time.perf_counter() - begun
-    return {"seconds": seconds, "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9}
+    return {"seconds": seconds, "peak_rss_gb": peak_rss_gb()}
 
 
 class _Repeated:

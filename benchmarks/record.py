@@ -13,6 +13,7 @@ from scipy import stats
 
 from causal_cxr.data.whole_file import whole_file
 
+STATUS = Path("/proc/self/status")  #: of this process, where the system tells
 PACKAGES = ("causal_cxr", "torch", "numpy", "scipy", "pandas", "statsmodels")
 
 
@@ -47,3 +48,19 @@ def rate(count: int, runs: int) -> dict[str, object]:
         "rate": round(count / runs, 4),
         "interval": [round(float(low), 4), round(float(high), 4)],
     }
+
+
+def peak_rss_gb() -> float:
+    """Resident memory of this process at its peak, in 1e9 bytes.
+
+    Of Linux it is asked for the memory of this program alone: what ``getrusage`` says of a child is no less than its parent
+    had when it started it.
+    """
+    if STATUS.is_file():
+        for line in STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e9
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9

@@ -23,7 +23,15 @@ import torch
 from fitted import FIT_IMAGES, FIT_SEED, SHIPPED, STEPS
 from record import record
 
-from causal_cxr.audits.fidelity import Question, answers, error_ratios, errors, mean_error_ratio, questions
+from causal_cxr.audits.fidelity import (
+    Question,
+    answers,
+    error_ratios,
+    errors,
+    mean_error_ratio,
+    mean_true_effect_agreement,
+    questions,
+)
 from causal_cxr.data.phantom.world import World
 from causal_cxr.editors import SCMEditor
 from causal_cxr.editors.scm import ConditionalVAE, fit_image_model
@@ -67,15 +75,14 @@ def scored(editor: SCMEditor, images: torch.Tensor, factual: pd.DataFrame, asked
     """The figures of one editor."""
     made = answers(editor, images, factual, [one.target for one in asked])
     found = pd.concat([errors(one, edited) for one, edited in zip(asked, made, strict=True)], ignore_index=True)
-    ratio = mean_error_ratio(found)
-    of = found.groupby("attribute")[["effectiveness_revealed", "amplification_revealed"]].mean().mean()
+    ratio, tea = mean_error_ratio(found), mean_true_effect_agreement(found)
     return {
         "error_ratio_nothing": round(ratio["ratio"], 4),
         "low": round(ratio["low"], 4),
         "high": round(ratio["high"], 4),
         "by_attribute": error_ratios(found)["ratio"].round(4).to_dict(),
-        "tea_effectiveness": round(float(of.iloc[0]), 4),
-        "tea_amplification": round(float(of.iloc[1]), 4),
+        "tea_effectiveness": round(tea["effectiveness"], 4),
+        "tea_amplification": round(tea["amplification"], 4),
         "settings": editor.image_model.settings,
     }
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.proportion import proportion_confint
 
+from causal_cxr.audits.effects import clustered_share
 from causal_cxr.graphs import CausalGraph, Continuous
 
 COLUMNS = (
@@ -38,9 +38,10 @@ def acceptance_rates(measurements: pd.DataFrame, attributes: pd.DataFrame, graph
 
     Returns:
         One row an editor x contrast x kind x group: ``contrast`` is empty for null edits; ``group`` and ``level`` are an attribute
-        and its value before the edit, both empty for all edits. ``n`` edits that apply, of which ``accepted``; ``rate`` with
-        Wilson's 95% interval, ``low`` to ``high``; ``reasons`` for the rejected, the commonest first: a reason is told up to its
-        first number, so that "similarity 0.41 < 0.60" and "similarity 0.52 < 0.60" are one.
+        and its value before the edit, both empty for all edits. ``n`` edits that apply, of which ``accepted``; ``rate`` with its
+        95% interval, ``low`` to ``high``, patients as clusters (:func:`causal_cxr.audits.effects.clustered_share`), 0 to 1 of
+        fewer than three patients, who tell nothing of others; ``reasons`` for the rejected, the commonest first: a reason is
+        told up to its first number, so that "similarity 0.41 < 0.60" and "similarity 0.52 < 0.60" are one.
     """
     edits = measurements[(measurements["kind"] == "null") | (measurements["orientation"] != 0)]
     edits = edits[edits["kind"] != "factual"]
@@ -49,11 +50,13 @@ def acceptance_rates(measurements: pd.DataFrame, attributes: pd.DataFrame, graph
     rows: list[tuple[Any, ...]] = []
     for key, mine in edits.groupby(["editor", "contrast", "attribute", "kind"], sort=False):
         of, kept, reasons = mine["row"].to_numpy(), mine["accepted"].to_numpy(dtype=bool), mine["reason"].to_numpy()
+        patients = pd.factorize(mine["patient"])[0]
         for group, level, members in groups:
             here = np.isin(of, members)
-            if n := int(here.sum()):
-                accepted = int((here & kept).sum())
-                rows.append((*key, group, level, n, accepted, accepted / n, *map(float, proportion_confint(accepted, n, method="wilson")),
+            if here.any():
+                share = clustered_share(kept[here], patients[here])
+                low, high = (share.low, share.high) if share.patients >= 3 else (0.0, 1.0)
+                rows.append((*key, group, level, share.n, int(kept[here].sum()), share.value, low, high,
                              _summary(reasons[here & ~kept])))  # fmt: skip
     return pd.DataFrame(rows, columns=list(COLUMNS))
 

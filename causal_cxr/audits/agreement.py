@@ -99,7 +99,7 @@ def _bears_out(edge: Mapping[Any, Any], second: Mapping[Any, Any], apart: Collec
     Not where it is unknown what either sees of the attribute: then two readers with one bias would bear each other out.
     """
     able = not second["blind"] and all(gate.kind == FOLLOWS for gate in second["gates"])
-    able = able and all(one["shift_removed"] or not one["follows"] for one in (edge, second))
+    able = able and all(one["shift_known"] or not one["follows"] for one in (edge, second))
     if not able or frozenset((edge["reader"], second["reader"])) not in apart:
         return False
     return all(

@@ -15,7 +15,7 @@ from causal_cxr.audits.differences import asked_edits, paired_differences
 from causal_cxr.audits.falsification import independence_tests, rejected_at
 from causal_cxr.audits.gates import Gate
 from causal_cxr.audits.heterogeneity import heterogeneity, reciprocal_edits
-from causal_cxr.audits.obedience import EFFECTIVENESS, LEAK, effectiveness_of, leaks
+from causal_cxr.audits.obedience import EFFECTIVENESS, LEAK, leaks, obedience_of
 from causal_cxr.graphs import CausalGraph, Contrast
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.quality import ReaderQuality
@@ -75,8 +75,9 @@ def analyse(
         ``bound_high`` (:func:`causal_cxr.audits.effects.rejection_bounds`; on the scale of the concept, so beyond [-1, 1] where the
         reader's slope is low), with 95% confidence between ``bound_low_95`` and ``bound_high_95``. ``rival_q``: q of "the adjusted association is there", which needs no editor. ``agreement``: what
         the other readers that read it well enough say; ``witness``: the one that bears out a reader that follows the
-        attribute, ``shift_removed`` what was taken off for it, in scores. ``effectiveness``: how much of what is asked of the attribute itself the
-        edit does, by the reader of it that sees most. ``refusal``: the type of an ``undecided``
+        attribute. ``shift_removed`` with ``shift_se``: what of each estimate from scores was taken off as what the reader sees of the
+        attribute itself, in scores. ``effectiveness``: how much of what is asked of the attribute itself the edit does, by the
+        reader that reads it best; ``editor_p_no`` and ``direct_p_no`` are of the effects divided by it where it is less than 1. ``refusal``: the type of an ``undecided``
         (:data:`causal_cxr.audits.gates.REFUSALS`). ``labelled``: labels that adjusted and marginal rest on, prediction-powered;
         ``labels_unused``: why those that were given could not serve. ``path_unsupported``: the graph declares a path and the data show none. ``second_readings``: the estimates and calls of the readers
         that were not chosen. ``falsification``: the graph's implied independences among labelled attributes, tested
@@ -109,14 +110,14 @@ def analyse(
             differences[editor, contrast.name] = paired["total"]
             seen = observed[contrast.name]
             asked = asked_edits(mine, null, contrast, columns)
-            effective, own = effectiveness_of(editor, contrast, concepts, paired["total"], seen)
-            effectiveness += own
-            leak += leaks(editor, contrast, concepts, quality, paired["total"])
+            obedience = obedience_of(editor, contrast, concepts, quality, paired["total"], seen)
+            effectiveness += obedience.rows
+            leak += leaks(editor, contrast, concepts, quality, graph, paired["total"])
             for reader, group in concepts.items():
                 for concept in group:
                     if concept.attribute is None or (labelled_outcomes and concept.attribute != contrast.attribute):
                         rows.append(cell(editor, contrast, reader, concept, quality[reader], paired, asked,
-                                          seen[f"{reader}/{concept.name}"], factual, effective, graph, alpha,
+                                          seen[f"{reader}/{concept.name}"], factual, obedience, graph, alpha,
                                           smallest_effect))  # fmt: skip
     cells = pd.DataFrame(rows)
     chosen = best_reader(cells)
@@ -132,14 +133,11 @@ def analyse(
         for gates, attribute, agreement in zip(cells["gates"], cells["attribute"], cells["agreement"], strict=True)
     ]  # fmt: skip
     leak_frame = pd.DataFrame(leak, columns=list(LEAK))
-    effective_frame = pd.DataFrame(effectiveness, columns=list(EFFECTIVENESS))
-    done = effective_frame.groupby(["editor", "contrast"])["ratio"].max().to_dict()
-    cells["effectiveness"] = [done.get(key, np.nan) for key in zip(cells["editor"], cells["contrast"], strict=True)]
     return Analysis(
         edges=decide(cells, alpha),
         second_readings=others.drop(columns=list(INTERNAL)).reset_index(drop=True),
         falsification=falsification,
-        effectiveness=effective_frame,
+        effectiveness=pd.DataFrame(effectiveness, columns=list(EFFECTIVENESS)),
         leak=leak_frame,
         acceptance=acceptance_rates(measurements, table, graph),
         heterogeneity=heterogeneity(differences, contrasts, concepts, quality),

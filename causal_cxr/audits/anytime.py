@@ -8,8 +8,10 @@ kind over all cells, as without stopping. No p-value or interval that supposes a
 What is taken as given, because it is known before the first edit: the order and the sizes of patients, the unedited images and
 the readers. Patients are taken as independent draws, and their images as one draw each. A reader's slope J is known with error: means are compared with ``delta J`` at that end of J's interval which makes the
 claim harder, so far out that what remains is paid for (:func:`causal_cxr.audits.effects.spared`; J's estimate is taken as normal, as
-everywhere). A reader that follows the attribute is not heard, nor is a second one to bear it out. As without stopping, delta
-itself is taken as known where a rare concept's prevalence sets it.
+everywhere); so is what a reader sees of the attribute in the concept's place, and how far real images differ by the attribute. "No" is
+said of the whole that was asked: a mean is compared with delta, and with delta times what the edits do of it, image by image. A
+reader that follows the attribute is not heard, nor is a second one to bear it out. As without stopping, delta itself is taken as
+known where a rare concept's prevalence sets it.
 
 Each cell stops at its own time, the first at which e-BH claims it; its evidence is that of this time, so that no later patient
 takes a verdict back. The edits of a contrast end when each of its cells has a verdict, or could have none if all that is still
@@ -27,16 +29,18 @@ from scipy import stats
 from causal_cxr.audits.agreement import DIFFER, best_reader, reader_agreement
 from causal_cxr.audits.analyse import Analysis, analyse
 from causal_cxr.audits.associations import associations
-from causal_cxr.audits.cells import SIDES, cell
+from causal_cxr.audits.cells import EDITED, SIDES, cell
 from causal_cxr.audits.decisions import INTERNAL, sentence
 from causal_cxr.audits.differences import asked_edits, paired_differences
 from causal_cxr.audits.effects import (
+    NOTHING,
     ClusteredSums,
     benjamini_yekutieli,
     benjamini_yekutieli_calibrator,
     confidence_sequence,
     e_bh,
     e_needed,
+    log_e_above,
     log_e_no,
     log_e_yes,
     spared,
@@ -44,7 +48,7 @@ from causal_cxr.audits.effects import (
 )
 from causal_cxr.audits.falsification import independence_tests, rejected_at
 from causal_cxr.audits.gates import Gate
-from causal_cxr.audits.obedience import effectiveness_of
+from causal_cxr.audits.obedience import Obedience, best_readers, obedience_of, own_reader
 from causal_cxr.audits.plans import Plan
 from causal_cxr.audits.verdicts import Evidence, families
 from causal_cxr.graphs import CausalGraph, Contrast
@@ -52,8 +56,8 @@ from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.quality import ReaderQuality
 
 LEVEL = 0.95  #: of confidence sequences, the reader's slope included
-SLOPE_SHARE = 0.2  #: of a confidence sequence's error, what is the slope's
-EDITED = ("editor", "direct")  #: sides that edits measure
+SLOPE_SHARE = 0.2  #: of a confidence sequence's error, what is the slope's, and the shift's
+NUISANCES = 3  #: each has its part of the error that is spared: slope, shift, and how far real images differ
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,9 @@ class StoppingRule:
         self._columns = {
             f"{reader}/{concept.name}": (reader, concept) for reader, group in concepts.items() for concept in group
         }
+        own = {contrast.name: own_reader(contrast, best_readers(concepts, quality)) for contrast in contrasts}
+        #: Contrast -> column that tells how much of it was done.
+        self._own = {name: f"{one[0]}/{one[1].name}" for name, one in own.items() if one is not None}
         self._mediated = {t.contrast.name for t in made.targets if t.direct is not None}
         self._largest = {t.contrast.name: _largest(self._patients, t.orientation) for t in made.targets}
         self._parts = self._whole_patients()
@@ -199,14 +206,19 @@ class StoppingRule:
         cells["direct_call"] = np.where(cells["contrast"].isin(self._mediated), "undecided", "")
         mine = cells["reader"] + "/" + cells["concept"]
         cells["range"] = (self._high - self._low)[mine].to_numpy()
-        error = stats.norm.isf(spared_error(self._most))
+        self._error = float(stats.norm.isf(spared_error(self._most) / NUISANCES))
+        error = self._error
         slopes = [
             self._quality[r].concepts.loc[c, "slope_se"] for r, c in zip(cells["reader"], cells["concept"], strict=True)
         ]
         cells["slope_se"] = np.array(slopes, dtype=float)
         harder, easier = cells["slope"] + error * cells["slope_se"], cells["slope"] - error * cells["slope_se"]
-        cells["border_yes"] = cells["delta"] * harder / cells["range"]
-        cells["border_no"] = (cells["delta"] * easier / cells["range"]).where(~cells["blind"])
+        far = cells["shift_removed"].abs() + error * cells["shift_se"]
+        cells["shift_most"] = far / cells["range"]
+        cells["border_yes"] = cells["delta"] * harder / cells["range"] + cells["shift_most"]
+        unread = cells["attribute"].isin(self._graph.image_parents) & ~cells["contrast"].isin(self._own)
+        cells["mute"] = cells["blind"] | unread
+        cells["border_no"] = (cells["delta"] * easier / cells["range"]).where(~cells["mute"])  # but for the shift
         for side in EDITED:
             cells[[f"{side}_e_yes", f"{side}_e_no"]] = 1.0
         cells["editor_call"] = "undecided"
@@ -323,10 +335,11 @@ class StoppingRule:
         for editor in self._editors:
             for name, contrast in self._contrasts.items():
                 paired: dict[str, pd.DataFrame | None] = {"total": None, "direct": None}
-                asked, effective, seen = None, None, self._observed[name]
+                asked, obedience, seen = None, Obedience(NOTHING, "", []), self._observed[name]
                 if editor in frames:
                     mine = frames[editor]
                     paired = self._pairs(mine, contrast)
+                    obedience = self._obedience(editor, contrast, paired["total"])
                     asked = asked_edits(
                         mine, mine[mine["kind"] == "null"].set_index("row"), contrast, list(self._columns)
                     )
@@ -335,8 +348,16 @@ class StoppingRule:
                         self._labelled_outcomes and concept.attribute != contrast.attribute
                     ):
                         rows.append(cell(editor, contrast, reader, concept, self._quality[reader], paired, asked, seen[column],
-                                         self._factual, effective, self._graph, self._alpha, self._delta))  # fmt: skip
+                                         self._factual, obedience, self._graph, self._alpha, self._delta))  # fmt: skip
         return pd.DataFrame(rows)
+
+    def _obedience(self, editor: str, contrast: Contrast, total: pd.DataFrame | None) -> Obedience:
+        return obedience_of(editor, contrast, self._concepts, self._quality, total, self._observed[contrast.name])
+
+    def _shares(self, frame: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
+        """``(n, k)`` oriented differences as shares of each column's range."""
+        width = (self._high - self._low)[list(columns)].to_numpy()
+        return frame[list(columns)].to_numpy(dtype=float) / np.where(width > 0, width, 1.0)
 
     def _sums(
         self, frame: pd.DataFrame, columns: Sequence[str], contrast: str, sign: int | None = None
@@ -344,9 +365,36 @@ class StoppingRule:
         """Oriented differences as shares of each column's range, by patient."""
         if sign is not None:
             frame = frame[frame["orientation"] == sign]
-        width = (self._high - self._low)[list(columns)].to_numpy()
-        values = frame[list(columns)].to_numpy(dtype=float) / np.where(width > 0, width, 1.0)
-        return ClusteredSums.of(values, frame["patient"].to_numpy(), self._largest[contrast])
+        return ClusteredSums.of(self._shares(frame, columns), frame["patient"].to_numpy(), self._largest[contrast])
+
+    def _log_e_no(
+        self, frame: pd.DataFrame, columns: Sequence[str], contrast: Contrast, border: np.ndarray, shift: np.ndarray
+    ) -> np.ndarray:
+        """Log e-values against ``|mean| >= border``, and against ``|mean| >= border r`` with r the share that the edits do of what
+        is asked, where the attribute shows itself: the smaller one.
+
+        ``mean <= -border r`` is a claim about one mean, of an image's change and ``border`` times its share, so r needs no estimate.
+
+        Args:
+            border: ``(k,)``, but for the reader's shift.
+            shift: ``(k,)`` that may be in the mean, either way.
+        """
+        sums = self._sums(frame, columns, contrast.name)
+        plain = log_e_no(sums, np.maximum(border - shift, 1e-9))
+        if contrast.attribute not in self._graph.image_parents:
+            return plain
+        own = self._own[contrast.name]
+        real = self._observed[contrast.name][own].marginal
+        width = float(self._high[own] - self._low[own])
+        most = (abs(real.value) + self._error * real.se) / width if width > 0 else np.inf
+        # At most so much of the border is an image's share of it.
+        part = self._shares(frame, [own]) * np.sign(real.value) * (border / most)
+        scale = 1 + border / most
+        values, who, largest = self._shares(frame, columns), frame["patient"].to_numpy(), self._largest[contrast.name]
+        below, above = (
+            log_e_above(ClusteredSums.of((part + way * values) / scale, who, largest), shift / scale) for way in (-1, 1)
+        )
+        return np.minimum(plain, np.minimum(below, above))
 
     # --- looking
 
@@ -370,7 +418,7 @@ class StoppingRule:
         if not len(mine) or total is None:
             return
         columns = (cells.loc[mine, "reader"] + "/" + cells.loc[mine, "concept"]).to_list()
-        yes, no = (cells.loc[mine, f"border_{call}"].to_numpy(dtype=float) for call in ("yes", "no"))
+        yes, no, shift = (cells.loc[mine, c].to_numpy(dtype=float) for c in ("border_yes", "border_no", "shift_most"))
         for side, kind in zip(EDITED, ("total", "direct"), strict=True):
             frame = paired[kind]
             if frame is None:
@@ -378,9 +426,13 @@ class StoppingRule:
             sums = self._sums(frame, columns, contrast.name)
             log_yes, sign = log_e_yes(sums, np.nan_to_num(yes, nan=1.0))
             cells.loc[mine, f"{side}_e_yes"] = spared(log_yes, self._most)
-            able = (no > 0) & np.isfinite(no)  # the slope is known, and neither too low nor the scores all the same
-            log_no = log_e_no(sums, np.where(able, no, 0.5))
-            cells.loc[mine, f"{side}_e_no"] = np.where(able, spared(log_no, self._most), 0.0)
+            # The slope is known, and neither too low nor the scores all the same; the shift leaves room.
+            able = (no > shift) & np.isfinite(no)
+            if able.any():
+                log_no = self._log_e_no(frame, columns, contrast, np.where(able, no, 0.5), np.where(able, shift, 0.0))
+                cells.loc[mine, f"{side}_e_no"] = np.where(able, spared(log_no, self._most), 0.0)
+            else:
+                cells.loc[mine, f"{side}_e_no"] = 0.0
             calls = _calls(cells.loc[mine], side, self._alpha)
             cells.loc[mine, f"{side}_call"] = calls
             if side == "editor":
@@ -391,9 +443,11 @@ class StoppingRule:
             log_yes, sign = log_e_yes(one, np.nan_to_num(yes, nan=1.0))
             ways.append(sign * (spared(log_yes, self._most) >= 1 / self._alpha))
         opposed = ways[0] * ways[1] < 0
-        effective, _ = effectiveness_of(editor, contrast, self._concepts, total, self._observed[contrast.name])
         gates: list[Gate] = []
-        if effective is False and contrast.attribute in self._graph.image_parents:
+        if (
+            self._obedience(editor, contrast, total).effective is False
+            and contrast.attribute in self._graph.image_parents
+        ):
             gates = [Gate("editor not effective", f"editor not effective on {contrast.attribute}")]
         asymmetric = Gate("asymmetric", "asymmetric: the two directions have opposite signs")
         found = [(*gates, *([asymmetric] if both else [])) for both in opposed]
@@ -449,7 +503,8 @@ class StoppingRule:
     def _bound(self, cells: pd.DataFrame, frames: Mapping[str, pd.DataFrame | None]) -> None:
         """Confidence sequences of the edited sides, on the scale of the concept."""
         error = (1 - LEVEL) * SLOPE_SHARE
-        half = stats.norm.isf(error / 2) * self._cells["slope_se"].to_numpy()
+        quantile = float(stats.norm.isf(error / 4))  # half of it for the slope, half for the shift
+        half = quantile * self._cells["slope_se"].to_numpy()
         slope = self._cells["slope"].to_numpy()
         for (editor, name), group in cells.groupby(["editor", "contrast"], sort=False):
             seen = frames[str(editor)]
@@ -465,8 +520,11 @@ class StoppingRule:
                 steep, flat = (slope + way * half for way in (1, -1))
                 flat = np.where(flat > 0, flat, np.nan)[group.index]
                 steep = steep[group.index]
-                width = np.where(group["shift_removed"] == 0, width, np.nan)  # how well that is known no bound says
-                low, high = (bound * width for bound in bounds)
+                off = quantile * group["shift_se"].to_numpy()
+                low, high = (
+                    bound * width - group["shift_removed"].to_numpy() + way * off
+                    for bound, way in zip(bounds, (-1, 1), strict=True)
+                )
                 cells.loc[group.index, f"{side}_low"] = np.minimum(low / steep, low / flat)
                 cells.loc[group.index, f"{side}_high"] = np.maximum(high / steep, high / flat)
 
@@ -522,7 +580,7 @@ def _largest(patients: np.ndarray, orientation: np.ndarray) -> int:
 def _calls(cells: pd.DataFrame, side: str, alpha: float) -> np.ndarray:
     """What one side says by itself."""
     yes, no = (cells[f"{side}_e_{call}"] >= 1 / alpha for call in ("yes", "no"))
-    said = np.where(yes, "yes", np.where(no & ~cells["blind"], "no", "undecided"))
+    said = np.where(yes, "yes", np.where(no & ~cells["mute" if side in EDITED else "blind"], "no", "undecided"))
     known = cells[f"{side}_call"] != "" if f"{side}_call" in cells else True
     return np.where(known, said, "")
 
@@ -544,7 +602,7 @@ def _evidence(row: Mapping[Any, Any], free: bool) -> Evidence:
     signs: dict[str, float | None] = {s: float(np.sign(row[f"{s}_effect"])) for s in ("adjusted", "marginal")}
     if free:
         p["yes"] |= dict.fromkeys(EDITED, 0.0)
-        p["no"] |= {"editor": 1.0 if row["blind"] else 0.0, "direct": 0.0}
+        p["no"] |= dict.fromkeys(EDITED, 1.0 if row["mute"] else 0.0)
     signs["editor"] = None if free else float(row["editor_sign"])
     refused = bool(row["gates"]) or (not free and bool(row["editor_gates"]))
     return Evidence(p["yes"], p["no"], signs, bool(row["declared_path"]), row["direct_call"] != "", refused)

@@ -252,7 +252,7 @@ class Audit:
         more["refused_trials"] = {name: dict(said) for name, said in looks.refused.items() if said}
         more["doses_ignored"] = ignored(looks.doses)
         described = robustness(
-            measurements, analysis.edges, self.graph, self.interventions, quality, alpha=self.alpha, seed=seed,
+            measurements, analysis.edges, self.interventions, quality, alpha=self.alpha, seed=seed,
             stopped=rule is not None,
         )  # fmt: skip
         if self.unnamed is not None:

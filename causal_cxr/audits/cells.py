@@ -1,7 +1,6 @@
 """One cell of an audit: a contrast, a concept, one reader of it; three effects, what each says, and the gates."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,16 @@ from causal_cxr.audits.associations import Association
 from causal_cxr.audits.differences import crossings, edit_bounds
 from causal_cxr.audits.effects import NOTHING, Effect, paired_effect
 from causal_cxr.audits.gates import Gate
-from causal_cxr.graphs import Attribute, CausalGraph, Contrast
+from causal_cxr.audits.obedience import Obedience
+from causal_cxr.graphs import CausalGraph, Contrast
 from causal_cxr.readers.concepts import Concept
-from causal_cxr.readers.quality import ReaderQuality
+from causal_cxr.readers.quality import ReaderQuality, Shift
 
 SIDES = ("editor", "adjusted", "marginal")
 DATA = ("adjusted", "marginal")  #: sides of unedited images: of labels, where there are some
 BLIND_SLOPE = 0.3  #: a reader whose slope may lie below this cannot say "no"
 RARE = 0.2  #: below this prevalence delta is half the prevalence
+EDITED = ("editor", "direct")  #: sides of edits, which may do less than they are asked
 FOLLOW_SHARE = 0.5  #: a reader may follow A by this share of delta
 FOLLOWS = "reader follows"
 FEWEST_EXPECTED = (
@@ -28,7 +29,7 @@ FEWEST_EXPECTED = (
 
 def cell(
     editor: str, contrast: Contrast, reader: str, concept: Concept, quality: ReaderQuality,
-    paired: Mapping[str, pd.DataFrame | None], asked: pd.DataFrame | None, seen: Association, factual: pd.DataFrame, effective: bool | None,
+    paired: Mapping[str, pd.DataFrame | None], asked: pd.DataFrame | None, seen: Association, factual: pd.DataFrame, obedience: Obedience,
     graph: CausalGraph, alpha: float, smallest_effect: float,
 ) -> dict[str, Any]:  # fmt: skip
     column = f"{reader}/{concept.name}"
@@ -48,10 +49,14 @@ def cell(
         return paired_effect(frame[column].to_numpy(), frame["patient"].to_numpy())
 
     shift = (
-        _followed(quality, concept, contrast, graph.attributes[contrast.attribute], slope, delta)
+        quality.shift_along(concept.name, contrast, graph.attributes[contrast.attribute])
         if readable
-        else _Followed()
+        else Shift(0.0, 0.0, False)
     )
+    inseparable = bool(np.isnan(shift.value))
+    shift = Shift(0.0, 0.0, False) if inseparable else shift
+    follows = readable and not inseparable and follows_far(quality, concept.name, contrast.attribute, slope, delta)
+    shows = contrast.attribute in graph.image_parents
     raw = {"editor": of("total"), "adjusted": seen.adjusted, "marginal": seen.marginal, "direct": of("direct"),
            "up": of("total", 1), "down": of("total", -1)}  # fmt: skip
     by_label = DATA if seen.labelled else ()  # on the concept's own scale: what a reader gets wrong is in them no more
@@ -66,11 +71,13 @@ def cell(
         "n_edited": raw["editor"].n, "n_patients": raw["editor"].patients, "n_unedited": raw["marginal"].n,
         "prevalence": prevalence, "labelled": seen.labelled, "labels_unused": seen.unused,
     }  # fmt: skip
+    # "No" is said of the whole of what was asked, not of what was done of it.
+    whole = {side: obedience.in_full(e) if side in EDITED and shows else e for side, e in effects.items()}
     for side in (*SIDES, "direct"):
         e = effects[side]
         low, high = e.interval() if e.n else (np.nan, np.nan)
         mute = blind and side not in by_label
-        p_yes, p_no = e.p_yes(delta), e.p_no(delta)
+        p_yes, p_no = e.p_yes(delta), whole[side].p_no(delta)
         call = "" if not e.n else "yes" if p_yes <= alpha else "no" if p_no <= alpha and not mute else "undecided"
         row |= {f"{side}_effect": e.value, f"{side}_se": e.se, f"{side}_low": low, f"{side}_high": high,
                 f"{side}_p_yes": p_yes, f"{side}_p_no": 1.0 if mute else p_no, f"{side}_call": call}  # fmt: skip
@@ -86,7 +93,8 @@ def cell(
                 "bound_low_95": least.interval()[0], "bound_high_95": most.interval()[1]}  # fmt: skip
     # Where editor and adjusted agree, only the direct effect is left to tell "hidden" from "mediated".
     shown = row["editor_call"] == row["adjusted_call"] == "yes"
-    unsettled = [effects[s] for s in (("direct",) if shown else SIDES) if row[f"{s}_call"] == "undecided"]
+    open_sides = [s for s in (("direct",) if shown else SIDES) if row[f"{s}_call"] == "undecided"]
+    unsettled = [e if abs(e.value) > delta else whole[s] for s, e in effects.items() if s in open_sides]
     needed = max((e.patients_needed(delta, alpha) for e in unsettled), default=np.nan)
     row["patients_needed"] = needed if np.isfinite(needed) else np.nan
 
@@ -96,9 +104,9 @@ def cell(
     about, fewest = contrast.attribute, min(prevalence, 1 - prevalence) * seen.fewest
     tried: tuple[tuple[Any, str, str], ...] = (
         (not readable, "reader unknown", "no reading of this concept is known to work"),
-        (shift.unknown, "reader inseparable", f"too few labelled images to tell the reader from one of {about}"),
-        (shift.follows, FOLLOWS, f"reader follows {about}"),
-        (effective is False and about in graph.image_parents, "editor not effective", f"editor not effective on {about}"),
+        (inseparable, "reader inseparable", f"too few labelled images to tell the reader from one of {about}"),
+        (follows, FOLLOWS, f"reader follows {about}"),
+        (obedience.effective is False and shows, "editor not effective", f"editor not effective on {about}"),
         (declared_cause, "declared cause", f"declared as a cause of {about}"),
         (seen.adjustment is None, "not identifiable", "not identifiable: a latent common cause"),
         (not seen.overlap, "no overlap", "no overlap"),
@@ -106,30 +114,16 @@ def cell(
         (opposed, "asymmetric", "asymmetric: the two directions have opposite signs"),
     )  # fmt: skip
     gates = tuple(Gate(kind, reason) for failed, kind, reason in tried if failed)
-    row |= {"gates": gates, "blind": blind, "follows": shift.follows or shift.unknown, "shift_removed": shift.value}
+    row |= {"gates": gates, "blind": blind, "follows": follows or inseparable, "shift_known": shift.known,
+            "shift_removed": shift.value, "shift_se": shift.se, "effectiveness": obedience.done.value}  # fmt: skip
     return row
 
 
-@dataclass(frozen=True)
-class _Followed:
-    """What a reader sees of the attribute in the concept's place; nothing is taken off where its size is not known."""
+def follows_far(quality: ReaderQuality, concept: str, attribute: str, slope: float, delta: float) -> bool:
+    """Whether a reader is shown to follow the attribute by more than :data:`FOLLOW_SHARE` of delta.
 
-    follows: bool = False
-    unknown: bool = False
-    value: float = 0.0
-    se: float = 0.0
-
-
-def _followed(
-    quality: ReaderQuality, concept: Concept, contrast: Contrast, attribute: Attribute, slope: float, delta: float
-) -> _Followed:
-    """Whether the reader may follow the attribute by more than :data:`FOLLOW_SHARE` of delta, and by how much, in scores.
-
-    Of an attribute with several levels one that is followed is enough.
+    What less than that it sees is taken off with its error, known or not; more makes one doubt what is read at all. Of an
+    attribute with several levels one that is followed is enough.
     """
-    bounds = quality.follow_bounds(concept.name, contrast.attribute) / slope
-    if np.isnan(bounds).any():
-        return _Followed(unknown=True)
-    if not ((bounds[:, 0] > FOLLOW_SHARE * delta) | (bounds[:, 1] < -FOLLOW_SHARE * delta)).any():
-        return _Followed()
-    return _Followed(True, False, *(quality.shift_along(concept.name, contrast, attribute) or ()))
+    low, high = (quality.follow_bounds(concept, attribute) / slope / delta).T
+    return bool(((low > FOLLOW_SHARE) | (high < -FOLLOW_SHARE)).any())

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from causal_cxr.audits.cells import BLIND_SLOPE, SIDES
+from causal_cxr.audits.cells import BLIND_SLOPE, EDITED, SIDES
 from causal_cxr.audits.effects import benjamini_yekutieli
 from causal_cxr.audits.gates import Gate
 from causal_cxr.audits.verdicts import MEANING, Evidence, families, verdict_of
 
-INTERNAL = ("gates", "blind", "follows")  #: columns of cells that no report shows
+INTERNAL = ("gates", "blind", "follows", "shift_known")  #: columns of cells that no report shows
 AS_ASKED = 0.8  #: an edit that does less of what is asked is said to, where it misses something
 FEASIBLE = 100  #: times the patients at hand; beyond that no number is told
 
@@ -43,6 +43,12 @@ def _doubt(row: pd.Series) -> str:
     """Why "the editor does not move it" may say little: what was asked of the attribute itself was done by half."""
     if row["verdict"] != "missed" or not row.get("effectiveness", np.nan) < AS_ASKED:
         return ""
+    return _by_half(row)
+
+
+def _by_half(row: pd.Series) -> str:
+    if np.isnan(row["effectiveness"]):
+        return f"nothing reads {row['attribute']}, so how much of it the edit does is not known"
     return f"of what was asked of {row['attribute']} itself the edit does {row['effectiveness']:.2f}"
 
 
@@ -71,6 +77,8 @@ def _why(row: pd.Series) -> Gate:
             return Gate("opposite signs", "the editor and the unadjusted association have opposite signs")
         return Gate("correction", "not after correction for the number of cells")
     still = f"{' and '.join(open_sides)} undecided"
+    if set(open_sides) & set(EDITED) and not row["effectiveness"] >= AS_ASKED:
+        still += f"; {_by_half(row)}"
     if row["patients_needed"] > FEASIBLE * row["n_patients"]:
         border = "; the estimate lies on the border of what counts, no feasible number of patients would decide"
         return Gate("border", still + border)

@@ -35,13 +35,22 @@ from causal_cxr.editors.editor import Editor
 from causal_cxr.editors.oracle import OracleEditor
 from causal_cxr.graphs import Contrast
 from causal_cxr.readers.concepts import Concept
-from causal_cxr.readers.concordance import BINS, Z, bin_gaps, calibration_error, clustered_error, concordance
+from causal_cxr.readers.concordance import (
+    BINS,
+    Z,
+    bin_gaps,
+    calibration_error,
+    clustered_error,
+    concordance,
+    least_variance,
+)
 from causal_cxr.readers.quality import MIN_CELL
 from causal_cxr.readers.reader import Reader
 
 NULL = "null edit"  #: in the place of a contrast
 KNOWN = ("set", "held")  #: kinds of cell that make up ``edits``
 RESAMPLES = 500
+OF_SLOPES = 4  #: the least variance of a slope over that of an AUROC: of scores 0 and 1 the slope is 2 AUROC - 1
 PAIR = ("auroc", "slope", "ece")  #: each on real and on edited images
 FIGURES = tuple(f"{name}_{side}" for name in PAIR for side in ("real", "edited", "drift", "low", "high"))
 CELLS = (
@@ -65,7 +74,8 @@ class Drift:
     """What a reader's accuracy on edited images lacks of that on the real images of the same rows.
 
     In all frames ``*_drift`` is edited less real, with a paired patient-clustered 95% interval; slopes are ``J = E[score | present]
-    - E[score | absent]``. NaN: fewer than 10 images with or without the concept on one side.
+    - E[score | absent]``. Errors are no smaller than if one patient had gone wrong: that no image changes proves nothing of
+    others. NaN: fewer than 10 images with or without the concept on one side.
 
     Attributes:
         cells: a row a reader, contrast (or null edit) and concept; see the module on ``kind`` and ``auroc_true``.
@@ -283,7 +293,8 @@ def _over(
     if not drifts:
         return rows, [reader, over, *[float("nan")] * 3, 0, float("nan"), "", asked]
     mean, worst = float(np.mean(list(drifts.values()))), min(drifts, key=lambda name: drifts[name])
-    half = Z * _error(np.mean(influences, axis=0), sum(floors) / len(floors) ** 2)
+    mean_influence = np.mean(influences, axis=0)
+    half = Z * _error(mean_influence, np.arange(len(mean_influence)), sum(floors) / len(floors) ** 2)
     return rows, [reader, over, mean, mean - half, mean + half, len(drifts), drifts[worst], worst, asked - len(drifts)]
 
 
@@ -296,13 +307,13 @@ def _compare(
         return [float("nan")] * len(FIGURES), np.zeros(0), 0.0
     sides = [concordance(s, u, groups, strata) for s, u in ((real, before), (edited, present))]
     influence, floor = sides[1].influence - sides[0].influence, max(side.least_variance for side in sides)
-    figures = _differ(sides[0].value, sides[1].value, _error(influence, floor))
+    figures = _differ(sides[0].value, sides[1].value, _error(influence, np.arange(len(influence)), floor))
     slopes = [s[u].mean() - s[~u].mean() for s, u in ((real, before), (edited, present))]
     parts = [
         np.where(u, (s - s[u].mean()) / u.sum(), -(s - s[~u].mean()) / (~u).sum())
         for s, u in ((real, before), (edited, present))
     ]
-    figures += _differ(slopes[0], slopes[1], clustered_error(parts[1] - parts[0], groups))
+    figures += _differ(slopes[0], slopes[1], _error(parts[1] - parts[0], groups, OF_SLOPES * floor))
     errors = [calibration_error(s, u.astype(float)) for s, u in ((real, before), (edited, present))]
     figures += [
         *errors,
@@ -317,9 +328,9 @@ def _differ(real: float, edited: float, error: float) -> list[float]:
     return [float(real), float(edited), float(gap), float(gap - Z * error), float(gap + Z * error)]
 
 
-def _error(influence: np.ndarray, floor: float) -> float:
-    """Patient-clustered; where both sides (nearly) separate it goes to 0, which proves nothing."""
-    return float(np.sqrt(max(clustered_error(influence, np.arange(len(influence))) ** 2, floor)))
+def _error(influence: np.ndarray, groups: np.ndarray, floor: float) -> float:
+    """Patient-clustered; where both sides (nearly) separate, or no image changes, it goes to 0, which proves nothing."""
+    return float(np.sqrt(max(clustered_error(influence, groups) ** 2, floor)))
 
 
 def _bootstrap(
@@ -331,7 +342,10 @@ def _bootstrap(
     gap: float,
     seed: int,
 ) -> tuple[float, float]:
-    """Basic patient bootstrap of the difference of two calibration errors (its bias is much the same on both sides)."""
+    """Basic patient bootstrap of the difference of two calibration errors (its bias is much the same on both sides).
+
+    It reaches no less far than if one patient more had gone wrong.
+    """
     who = np.unique(groups, return_inverse=True)[1]
     patients = int(who.max()) + 1
     drawn = np.random.default_rng([seed, 5]).multinomial(patients, np.full(patients, 1 / patients), RESAMPLES)
@@ -341,4 +355,5 @@ def _bootstrap(
         np.add.at(sums, who, bin_gaps(s, u.astype(float)))
         errors.append(np.abs(drawn @ sums).sum(axis=1) / (drawn @ np.bincount(who)))
     low, high = np.quantile(errors[1] - errors[0], [0.025, 0.975])
-    return float(2 * gap - high), float(2 * gap - low)
+    least = Z * np.sqrt(least_variance(patients))
+    return float(gap - max(high - gap, least)), float(gap + max(gap - low, least))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from causal_cxr.audits.cycles import null_cycles, there_and_back
+from causal_cxr.audits.effects import IntervalEstimate, paired_ratio
 from causal_cxr.data.phantom import Phantom
 from causal_cxr.editors.editor import Abduction, Editor
 from causal_cxr.graphs import Contrast
@@ -174,20 +175,20 @@ def errors(question: Question, edited: Tensor) -> pd.DataFrame:
     Returns:
         One row an image: attribute, row, patient, sign; root mean square errors ``edited``, ``nothing`` and ``floor`` on
         intensities in [0, 1]. With v the change to the nearest member and w the change made, relative to the factual
-        image: ``effectiveness`` ``<v, w> / |v|^2`` (ideal 1) and ``amplification``, the norm of w orthogonal to v over
-        that of v (TEA; Xia et al., MICCAI 2025); ``effectiveness_revealed`` and ``amplification_revealed`` are the same
-        on the pixels where all members agree (:data:`AGREE`), NaN where less than :data:`REVEALED` of the change lies
-        there: an appearing object's place, which no editor can know, is left out. Minimality: ``size`` ``|w| / |v|``, and
+        image, what :func:`true_effect_agreement` adds up: ``along`` ``<v, w>``, ``across``, the norm of w orthogonal to v,
+        ``true`` ``|v|`` and ``made`` ``|w|``. A v that is nowhere over :data:`AGREE` does not show, and is 0. The first three
+        ``_revealed`` are on the pixels where all members agree (:data:`AGREE`), NaN where less than :data:`REVEALED` of the
+        change lies there, or none shows: an appearing object's place, which no editor can know, is left out. Minimality:
         ``outside``, the share of ``|w|^2`` in pixels that no member changes, NaN where members change nearly all.
     """
     members, images = question.members, question.images
     error, nearest = _nearest(members, edited)
     v, w = (nearest - images).flatten(1), (edited - images).flatten(1)
+    shows = (v.abs() > AGREE).any(1)
+    v = v * shows[:, None]
     agree = ((members.amax(0) - members.amin(0)) <= AGREE).flatten(1)
     still = ~changed(question).flatten(1)
-    along, across = _along_and_across(v, w)
-    along_seen, across_seen = _along_and_across(v * agree, w * agree)
-    seen = (v * agree).square().sum(1) / v.square().sum(1).clamp_min(1e-12) >= REVEALED
+    seen = shows & ((v * agree).square().sum(1) >= REVEALED * v.square().sum(1))
     outside = (w * still).square().sum(1) / w.square().sum(1).clamp_min(1e-12)
     outside[still.float().mean(1) < 1 - EVERYWHERE] = torch.nan
     return pd.DataFrame(
@@ -199,11 +200,9 @@ def errors(question: Question, edited: Tensor) -> pd.DataFrame:
             "edited": error.numpy(),
             "nothing": _nearest(members, images)[0].numpy(),
             "floor": _nearest(members, question.redraw)[0].numpy(),
-            "effectiveness": along.numpy(),
-            "amplification": across.numpy(),
-            "effectiveness_revealed": along_seen.where(seen, torch.nan).numpy(),
-            "amplification_revealed": across_seen.where(seen, torch.nan).numpy(),
-            "size": (w.norm(dim=1) / v.norm(dim=1).clamp_min(1e-6)).numpy(),
+            **_parts(v, w),
+            **{f"{name}_revealed": np.where(seen, part, np.nan) for name, part in _parts(v * agree, w * agree).items()},
+            "made": w.norm(dim=1).numpy(),
             "outside": outside.numpy(),
         }
     )
@@ -247,6 +246,57 @@ def mean_error_ratio(errors: pd.DataFrame, *, seed: int = 0) -> dict[str, float]
     return {"ratio": float(mean[0]), "low": float(low), "high": float(high)}
 
 
+def true_effect_agreement(errors: pd.DataFrame) -> pd.DataFrame:
+    """How much of an attribute's true change is made, and what else (TEA; Xia et al., MICCAI 2025).
+
+    Ratios are of sums over images, so that an image in which the truth changes nothing that shows, such as an opacity behind
+    the heart, adds what was made of it and is not divided by.
+
+    Args:
+        errors: of :func:`errors`; v and w are explained there.
+
+    Returns:
+        index attribute: ``effectiveness``, sum of ``<v, w>`` over that of ``|v|^2`` (ideal 1); ``amplification``, sum of the
+        norms of w orthogonal to v over that of ``|v|`` (ideal 0); ``size``, sum of ``|w|`` over that of ``|v|``; and the first
+        two ``_revealed``, of the ``share_revealed`` of the images. Each with Fieller's 95% interval, patients as clusters,
+        ``_low`` and ``_high``. ``left_out`` and ``left_out_revealed`` say why there are none (NaN): the true change is not told
+        from 0, or there are fewer than three patients.
+    """
+    found = {attribute: _agreed(mine) for attribute, mine in errors.groupby("attribute", sort=False)}
+    return pd.DataFrame.from_dict(found, orient="index").rename_axis("attribute")
+
+
+def mean_true_effect_agreement(errors: pd.DataFrame) -> dict[str, float]:
+    """``effectiveness`` and ``amplification`` where the image reveals the change, means over attributes that are not left out."""
+    found = true_effect_agreement(errors)
+    return {name: float(found[f"{name}_revealed"].mean()) for name in ("effectiveness", "amplification")}
+
+
+def _agreed(errors: pd.DataFrame) -> dict[str, Any]:
+    patients = errors["patient"].to_numpy()
+    found: dict[str, Any] = {}
+    for where in ("", "_revealed"):
+        along, across, true = (errors[f"{part}{where}"].to_numpy(dtype=float) for part in ("along", "across", "true"))
+        pairs = {"effectiveness": (along, true**2), "amplification": (across, true)}
+        if not where:
+            pairs["size"] = (errors["made"].to_numpy(dtype=float), true)
+        ratios = {name: paired_ratio(above, below, patients) for name, (above, below) in pairs.items()}
+        left_out = _left_out(list(ratios.values()), true)
+        for name, ratio in ratios.items():
+            told = {"": ratio.value, "_low": ratio.low, "_high": ratio.high}
+            found |= {f"{name}{where}{end}": np.nan if left_out else value for end, value in told.items()}
+        found[f"left_out{where}"] = left_out
+    return found | {"share_revealed": float(errors["true_revealed"].notna().mean())}
+
+
+def _left_out(ratios: Sequence[IntervalEstimate], true: np.ndarray) -> str:
+    if any(not ratio.patients for ratio in ratios):
+        return f"fewer than three patients ({int((~np.isnan(true)).sum())} of {len(true)} images)"
+    if not np.isfinite([(ratio.low, ratio.high) for ratio in ratios]).all():
+        return f"a true change of {np.nanmean(true):.2g} an image is not told from 0"
+    return ""
+
+
 def _ratio(sums: np.ndarray) -> np.ndarray:
     edited, nothing, floor = sums.T
     with np.errstate(divide="ignore", invalid="ignore"):  # a resample may hold no patient of an attribute
@@ -265,9 +315,10 @@ def _nearest(members: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor]:
     return error, members[index, range(len(candidate))]
 
 
-def _along_and_across(v: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    along = (v * w).sum(1) / v.square().sum(1).clamp_min(1e-12)
-    return along, (w - along[:, None] * v).norm(dim=1) / v.norm(dim=1).clamp_min(1e-12)
+def _parts(v: Tensor, w: Tensor) -> dict[str, np.ndarray]:
+    along, square = (v * w).sum(1), v.square().sum(1)
+    across = (w - (along / square.clamp_min(1e-12))[:, None] * v).norm(dim=1)
+    return {"along": along.numpy(), "across": across.numpy(), "true": square.sqrt().numpy()}
 
 
 # -- against true readings -----------------------------------------------------------------------------------------------

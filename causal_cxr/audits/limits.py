@@ -6,7 +6,7 @@ itself: of many questions asked some limits near their threshold will be by chan
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,15 +14,16 @@ import pandas as pd
 
 from causal_cxr.audits.acceptance import patient_groups
 from causal_cxr.audits.associations import marginal_association
+from causal_cxr.audits.cells import follows_far
 from causal_cxr.audits.changes import GUARDED, REST
 from causal_cxr.audits.differences import paired_differences
 from causal_cxr.audits.effects import Effect, paired_effect, paired_ratio
 from causal_cxr.audits.looks import Looks
-from causal_cxr.audits.obedience import EFFECTIVE_RATIO, best_readers
+from causal_cxr.audits.obedience import EFFECTIVE_RATIO, best_readers, own_reader
 from causal_cxr.graphs import CausalGraph, Continuous, Contrast
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.concordance import concordance
-from causal_cxr.readers.quality import ReaderQuality
+from causal_cxr.readers.quality import ReaderQuality, Shift
 
 DRIFT_ONE = 0.02  #: of an intensity, after one null edit: five grey levels, that no one sees
 DRIFT_TEN = 0.05  #: after ten: half of what two patients of the phantoms differ by
@@ -37,7 +38,6 @@ RECOGNISED = 0.5  #: of edits, nearest to their own patient of up to 256: the tr
 ACCEPTED = 0.9  #: of edits, that the editor stands by; one in ten left out can turn a difference between groups
 BANDS = 3  #: of a number's groups
 STILL = 1e-4  #: mean change of an edit, below which there is nothing to undo
-FOLLOWS = 0.5  #: of a leak's threshold, that a reader may follow the attribute itself
 
 State = Literal["fine", "limit", "unknown"]
 KINDS = ("effectiveness", "composition", "reversibility", "minimality", "place", "artefacts", "realism", "identity", "leak",
@@ -169,7 +169,7 @@ class _Judge:
         self.reversed = _by(light(cycles[cycles["test"] == "reversibility"]), "contrast")
         self.asked = _by(light(mine[(mine["kind"] == "total") & (mine["orientation"] != 0)]), "contrast")
         self.another = changes.loc[changes["kind"] == "null"].set_index("row")["another"]
-        self.followers: dict[tuple[str, str], str] = {}
+        self.shifts: dict[tuple[str, str], tuple[Shift, bool]] = {}
         self.paired: dict[str, pd.DataFrame | None] = {}
 
     def of(self, contrasts: Sequence[Contrast], group: str, members: np.ndarray) -> Iterator[Asked]:
@@ -201,16 +201,12 @@ class _Judge:
 
     def _effectiveness(self, contrast: Contrast, group: str, members: np.ndarray) -> Iterator[Any]:
         paired = self._edits(contrast)
-        own = [
-            (name, reader, concept)
-            for name, (reader, concept) in self.readers.items()
-            if concept.attribute == contrast.attribute and (concept.above is not None or concept.level == contrast.level)
-        ] or [(n, r, c) for n, (r, c) in self.readers.items() if c.attribute == contrast.attribute]  # fmt: skip
-        if not own or paired is None:
-            why = "no reader reads it" if not own else "no edit was accepted"
+        own = own_reader(contrast, self.readers)
+        if own is None or paired is None:
+            why = "no reader reads it" if own is None else "no edit was accepted"
             yield "effectiveness", "", "at least", EFFECTIVE_RATIO, _Found(*NONE, why)
             return
-        name, reader, _ = own[0]
+        reader, name = own[0], own[1].name
         column = f"{reader}/{name}"
         here = paired[paired.index.isin(members)]
         effect = paired_effect(here[column].to_numpy(), here["patient"].to_numpy())
@@ -301,12 +297,14 @@ class _Judge:
             effect = paired_effect(here[f"{reader}/{name}"].to_numpy(), here["patient"].to_numpy())
             why = "" if float(slope["slope_low"]) > 0 else f"no reading of {name} is known to work"
             if not why:
-                effect = effect.scaled(float(slope["slope"]), float(slope["slope_se"]))
-                most = FOLLOWS * self.smallest_effect * float(slope["slope"])
-                key = (name, contrast.attribute)
-                if key not in self.followers:
-                    self.followers[key] = _follower(judged, *key, most)
-                why = self.followers[key]
+                key = (name, contrast.name)
+                if key not in self.shifts:
+                    shift = judged.shift_along(name, contrast, self.graph.attributes[contrast.attribute])
+                    far = follows_far(judged, name, contrast.attribute, float(slope["slope"]), self.smallest_effect)
+                    self.shifts[key] = shift, far or bool(np.isnan(shift.value))
+                shift, far = self.shifts[key]
+                effect = effect.less(shift.value, shift.se).scaled(float(slope["slope"]), float(slope["slope_se"]))
+                why = f"the reading of {name} follows {contrast.attribute} itself" if far else ""
             yield "leak", name, "within", self.smallest_effect, _of(effect.unsettled(), why)
 
     def _acceptance(self, contrast: Contrast, members: np.ndarray) -> Iterator[Any]:
@@ -323,13 +321,6 @@ def _by(frame: pd.DataFrame, key: str) -> Callable[[Any], pd.DataFrame]:
 
 def _within(frame: pd.DataFrame, members: np.ndarray) -> pd.DataFrame:
     return frame[frame["row"].isin(members)]
-
-
-def _follower(quality: ReaderQuality, concept: str, attribute: str, most: float) -> str:
-    bounds = quality.follow_bounds(concept, attribute)
-    if ((bounds[:, 0] > most) | (bounds[:, 1] < -most)).any():
-        return f"the reading of {concept} follows {attribute} itself"
-    return ""
 
 
 NONE = (float("nan"), float("nan"), float("nan"), 0, 0)
@@ -361,15 +352,13 @@ def _ratio(above: pd.Series, below: pd.Series, patients: pd.Series, why: str = "
 
 
 def _over(effect: Effect, expected: Effect) -> _Found:
-    """An effect over what real images differ by, of other images: the errors are independent (delta method)."""
+    """An effect over what real images differ by, of other images: the errors are independent (Fieller)."""
     if not effect.n or not expected.n:
         return _Found(*NONE)
     low, high = expected.interval()
-    ratio = effect.value / expected.value if expected.value else float("nan")
-    why = "" if low * high > 0 else "real images do not differ clearly by it, as read"
-    error = float(np.hypot(effect.se, ratio * expected.se) / abs(expected.value)) if expected.value else float("nan")
-    dof = min(effect.dof, expected.dof)
-    return _of(Effect(ratio, error, dof, effect.n, effect.patients), why)
+    if not low * high > 0:
+        return _Found(*NONE, "real images do not differ clearly by it, as read")
+    return _of(replace(effect, dof=min(effect.dof, expected.dof)).scaled(expected.value, expected.se))
 
 
 # -- in words ------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy.spatial.distance import cdist
 
+from causal_cxr.audits.effects import clustered_share
+
 NEXT = 20  #: fitted patients, beyond the nearest, whose mean distance is the yardstick of nearness
 RATE = 0.01  #: share of real held-out images that count as nearer than usual
 
@@ -27,7 +29,8 @@ class CopyTest:
             when patients are dealt to the sides anew; 1 = no pull, less = nearer to the fitted.
         low, high: its 95% interval: the images' groups resampled, the patients dealt anew.
         p_value: one-sided, of "no pull", by permutation of patients between the sides.
-        copies: share of the images that are copies; ``copies_low`` and ``copies_high`` its 95% interval over groups.
+        copies: share of the images that are copies; ``copies_low`` and ``copies_high`` its 95% interval, groups as clusters
+            (:func:`causal_cxr.audits.effects.clustered_share`): that none was seen proves no rate of 0. NaN for fewer than three.
         expected: the share of real held-out images that the same rule calls copies.
         nearest: ``(n,)`` for each image the index of the nearest fitted image.
         is_copy: ``(n,)`` bool.
@@ -114,13 +117,12 @@ def copy_test(
     yardstick = _nearness(_by_patient(cdist(held_out, fitted), whose[: len(fitted)], len(patients))[:, is_fitted])
     bar = np.quantile(yardstick, RATE)
     is_copy = _nearness(distance[:, is_fitted]) < bar
-    drawn = resampled_means(np.column_stack([observed, is_copy]), groups, resamples, rng)
-    spread = np.exp(drawn[:, 0] - rng.choice(dealt, resamples))
-    low, high = np.quantile(spread, [0.025, 0.975])
-    copies_low, copies_high = np.quantile(drawn[:, 1], [0.025, 0.975])
+    drawn = resampled_means(observed[:, None], groups, resamples, rng)[:, 0]
+    low, high = np.quantile(np.exp(drawn - rng.choice(dealt, resamples)), [0.025, 0.975])
+    copies = clustered_share(is_copy, groups)
     return CopyTest(
         ratio=float(np.exp(observed.mean() - dealt.mean())), low=float(low), high=float(high), p_value=float(p_value),
-        copies=float(is_copy.mean()), copies_low=float(copies_low), copies_high=float(copies_high),
+        copies=copies.value, copies_low=copies.low, copies_high=copies.high,
         expected=float((yardstick < bar).mean()), nearest=cdist(made, fitted).argmin(1), is_copy=is_copy, n=len(made),
     )  # fmt: skip
 

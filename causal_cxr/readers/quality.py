@@ -5,10 +5,11 @@ Every interval is 95% and patient-clustered, in closed form (:mod:`causal_cxr.re
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from causal_cxr.graphs import Attribute, Binary, Categorical, CausalGraph, Continuous, Contrast, default_contrasts
 from causal_cxr.readers.concepts import Concept
@@ -25,7 +26,7 @@ COLUMNS = ("auroc", "auroc_low", "auroc_high", "slope", "slope_se", "slope_low",
            "n_absent", "prevalence", "ece_low", "ece_high")  # fmt: skip
 WITHIN = ("concept", "attribute", "level", "auroc", "attribute_auroc", "n_present", "n_absent", "auroc_low", "auroc_high",
           "attribute_low", "attribute_high", "stratified", "stratified_low", "stratified_high")  # fmt: skip
-FOLLOWS = ("concept", "attribute", "shift", "se", "low", "high")
+FOLLOWS = ("concept", "attribute", "shift", "se", "low", "high", "contrast", "step")
 MIN_CELL = 10  #: images a cell needs before anything is said about it
 FOLDS = 5  #: of patients: how an attribute's column is to be read is learnt on the others
 ROUNDING = 1e-5  #: by which a score may miss [0, 1]
@@ -36,6 +37,20 @@ MOST_ECE = 0.1  #: of a score that may be taken for a probability
 MOST_SHIFT = (
     0.05  #: of the score with an attribute, as a share of the slope; an audit allows half of its smallest effect
 )
+
+
+class Shift(NamedTuple):
+    """Of a score with an attribute, while the concept stays.
+
+    Attributes:
+        value: in scores, along a contrast; NaN where too few images are labelled to tell.
+        se: its standard error; all that it may be, where only its size is known.
+        known: whether way and size are known.
+    """
+
+    value: float
+    se: float
+    known: bool
 
 
 @dataclass(frozen=True)
@@ -53,7 +68,8 @@ class ReaderQuality:
             A reader that reads the attribute in the concept's place has a high AUROC and a stratified one near 0.5.
         follows: concept, attribute, shift with interval: ``E[score | U, a1] - E[score | U, a0]`` averaged over those
             values of U that enough images have at both ends; a reader that follows the attribute itself has a shift
-            away from 0. NaN where neither value of U has: then the two cannot be told apart.
+            away from 0. NaN where neither value of U has: then the two cannot be told apart. ``contrast`` is what it is
+            along, by name, ``step`` how far that shifts a number; unknown (None, NaN) in a file of an older version.
     """
 
     concepts: pd.DataFrame
@@ -87,17 +103,33 @@ class ReaderQuality:
         found = labelled + (mean - labelled) / slope if float(q["slope_low"]) > 0 else mean
         return min(max(found, 0.0), 1.0)
 
-    def shift_along(self, concept: str, contrast: Contrast, attribute: Attribute) -> tuple[float, float] | None:
-        """By how much the score shifts along a contrast while the concept stays, and its error.
+    def shift_along(self, concept: str, contrast: Contrast, attribute: Attribute) -> Shift:
+        """By how much the score shifts along a contrast while the concept stays.
 
-        ``None`` where that is not known: of two levels only is it clear which way the shift was taken, and how far.
+        Nothing, without an error, where it was not looked at.
         """
         about = self.follows
         rows = about[(about["concept"] == concept) & (about["attribute"] == contrast.attribute)]
-        if not isinstance(attribute, Binary) or len(rows) != 1 or rows["shift"].isna().any():
-            return None
-        sign = 1.0 if attribute.check(contrast.level) == attribute.levels[1] else -1.0
-        return sign * float(rows["shift"].iloc[0]), float(rows["se"].iloc[0])
+        if not len(rows):
+            return Shift(0.0, 0.0, False)
+        if rows["shift"].isna().any():
+            return Shift(float("nan"), float("nan"), False)
+        names = rows["contrast"].to_numpy()
+        times = np.full(len(rows), np.nan)  # how often the contrast goes along what was looked at
+        if isinstance(attribute, Continuous):
+            times[:] = float(contrast.shift or 0.0) / rows["step"].to_numpy(dtype=float)
+        elif isinstance(attribute, Binary):
+            times[:] = 1.0 if attribute.check(contrast.level) == attribute.levels[1] else -1.0
+        else:
+            back = replace(contrast, level=contrast.reference, reference=contrast.level)
+            times[names == back.name] = -1.0
+            times[names == contrast.name] = 1.0
+        for times_as_far, value, se in zip(times, rows["shift"], rows["se"], strict=True):
+            if not np.isnan(times_as_far):
+                return Shift(float(times_as_far * value), float(abs(times_as_far) * se), True)
+        # Which way or how far is not known: as much as may lie between any two of the levels, either way.
+        most = max(0.0, float(rows["high"].max())) - min(0.0, float(rows["low"].min()))
+        return Shift(0.0, most / float(stats.norm.ppf(0.975)), False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -303,10 +335,11 @@ def _follows(
     concept: str, contrast: Contrast, graph: CausalGraph, codes: np.ndarray, s: np.ndarray, u: np.ndarray, g: np.ndarray
 ) -> list[Any]:
     attribute = graph.attributes[contrast.attribute]
+    about = [contrast.name, float(contrast.shift or 0.0) if contrast.kind == "shift" else np.nan]
     x = contrast.treatment(attribute, codes)
     keep = ~np.isnan(x)
     if not keep.any():
-        return [concept, contrast.attribute, *[np.nan] * 4]
+        return [concept, contrast.attribute, *[np.nan] * 4, *about]
     ahead = x > np.median(x[keep]) if contrast.kind == "shift" else x == 1
     # Where the concept goes with the attribute, one of its two strata may have hardly any image on one side.
     usable = np.zeros(len(s), dtype=bool)
@@ -315,14 +348,21 @@ def _follows(
         if min((stratum & ahead).sum(), (stratum & ~ahead).sum()) >= MIN_CELL:
             usable |= stratum
     if len(np.unique(g[usable])) < 2:
-        return [concept, contrast.attribute, *[np.nan] * 4]
+        return [concept, contrast.attribute, *[np.nan] * 4, *about]
     import statsmodels.api as sm
 
     strata = [u[usable]] if len(np.unique(u[usable])) > 1 else []
     design = np.column_stack([np.ones(usable.sum()), x[usable], *strata])
     # Student's t of as many degrees as there are patients, less one
     fit = sm.OLS(s[usable], design).fit(cov_type="cluster", cov_kwds={"groups": g[usable]}, use_t=True)
-    return [concept, contrast.attribute, float(fit.params[1]), float(fit.bse[1]), *map(float, fit.conf_int()[1])]
+    return [
+        concept,
+        contrast.attribute,
+        float(fit.params[1]),
+        float(fit.bse[1]),
+        *map(float, fit.conf_int()[1]),
+        *about,
+    ]
 
 
 def blind_spots(

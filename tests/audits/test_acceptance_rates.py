@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fakes import GRAPH, CornerDataset, CornerEditor, CornerReader
+from scipy import stats
 
 from causal_cxr.audits import Audit, Report
 from causal_cxr.audits.acceptance import acceptance_rates
@@ -67,13 +68,45 @@ def test_reasons_are_counted_whatever_their_numbers_the_commonest_first():
     assert found["null", "view", "PA"] == ""
 
 
-def test_a_rate_has_wilsons_interval():
+def wilson(p: float, n: int, patients: int) -> np.ndarray:
+    """Of n independent trials, with the t quantile of so many patients."""
+    t = stats.t.ppf(0.975, patients - 1)
+    centre, half = p + t**2 / (2 * n), t * np.sqrt(p * (1 - p) / n + t**2 / (4 * n**2))
+    return (np.array([centre - half, centre + half])) / (1 + t**2 / n)
+
+
+def test_a_rate_of_one_image_a_patient_has_wilsons_interval_with_students_quantile():
     row = rates().query("kind == 'null' and group == ''").iloc[0]
-    z, n, p = 1.959964, 4, 0.75
-    centre, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    np.testing.assert_allclose(
-        [row["low"], row["high"]], (np.array([centre - half, centre + half])) / (1 + z**2 / n), atol=1e-5
-    )
+    np.testing.assert_allclose([row["low"], row["high"]], wilson(0.75, 4, 4), atol=1e-5)
+
+
+def rate_of(accepted: np.ndarray, patients: np.ndarray) -> pd.Series:
+    """Over null edits of so many images, all of one group."""
+    reasons = ["" if kept else "blurred" for kept in accepted]
+    table = AGED.coerce(pd.DataFrame({"age": np.full(len(accepted), 50.0), "view": "PA"}))
+    measured = edits("null", [0] * len(accepted), reasons).assign(patient=patients.astype(str))
+    return acceptance_rates(measured, table, AGED).query("group == ''").iloc[0]
+
+
+def test_images_of_a_patient_that_go_together_say_no_more_than_one():
+    accepted = np.arange(40) % 4 != 0
+    once = rate_of(accepted, np.arange(40))
+    thrice = rate_of(np.repeat(accepted, 3), np.repeat(np.arange(40), 3))
+    assert (once["n"], thrice["n"], thrice["accepted"]) == (40, 120, 90)
+    np.testing.assert_allclose([thrice["low"], thrice["high"]], [once["low"], once["high"]])
+    np.testing.assert_allclose([once["low"], once["high"]], wilson(0.75, 40, 40), atol=1e-9)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_where_all_or_none_are_accepted_the_patients_bound_what_others_may_show(kept):
+    row = rate_of(np.full(60, kept), np.repeat(np.arange(20), 3))
+    assert row["rate"] == kept
+    np.testing.assert_allclose([row["low"], row["high"]], wilson(float(kept), 20, 20), atol=1e-9)
+
+
+def test_two_patients_tell_nothing_of_others_however_many_their_images():
+    row = rate_of(np.arange(40) % 4 != 0, np.arange(40) % 2)
+    assert (row["rate"], row["low"], row["high"]) == (0.75, 0.0, 1.0)
 
 
 def test_without_edits_there_are_no_rates():

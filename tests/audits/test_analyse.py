@@ -12,7 +12,7 @@ from causal_cxr.audits.associations import associations
 from causal_cxr.audits.gates import REFUSALS
 from causal_cxr.graphs import Binary, Categorical, CausalGraph, Continuous, Contrast, default_contrasts
 from causal_cxr.readers.concepts import Concept
-from causal_cxr.readers.quality import COLUMNS, ReaderQuality
+from causal_cxr.readers.quality import COLUMNS, FOLLOWS, ReaderQuality
 
 AGE = Continuous("age", "years", 20, 90, phrases="{value:.0f}")
 DISEASE, VIEW, COIN = Binary("disease"), Binary("view", levels=("PA", "AP")), Binary("coin")
@@ -284,7 +284,9 @@ def test_an_unknown_reader_decides_nothing(world: World) -> None:
 
 
 def test_a_reader_that_follows_the_attribute_itself_is_refused(world: World) -> None:
-    follows = pd.DataFrame([["of_view", "view", 0.2, 0.02, 0.16, 0.24]], columns=known().follows.columns)
+    follows = pd.DataFrame(
+        [["of_view", "view", 0.2, 0.02, 0.16, 0.24, "view: PA -> AP", np.nan]], columns=known().follows.columns
+    )
     assert "follows view" in reason(run(world, world.measure(FLIP), quality=replace(known(), follows=follows)))
 
 
@@ -379,32 +381,42 @@ def test_a_categorical_level_is_compared_with_its_reference_only() -> None:
     n, site = 1_500, Categorical("site", ("A", "B", "C"))
     graph = CausalGraph([site], [("site", "image")])
     code = rng.integers(0, 3, n)
-    concept = (Concept("tube", ("tube",), ("no tube",)),)
+    tube = Concept("tube", ("tube",), ("no tube",))
+    sites = [Concept(f"at {x}", (f"at {x}",), ("elsewhere",), attribute="site", level=x) for x in "BC"]
     quality = known()
-    quality = replace(quality, concepts=quality.concepts.iloc[:1].rename(index={"of_view": "tube"}))
+    names = {"of_view": "tube", "of_disease": "at B", "of_age_only": "at C"}
+    quality = replace(quality, concepts=quality.concepts.iloc[:3].rename(index=names))
     contrasts = default_contrasts(graph)
     base = {"editor": "", "patient": np.arange(n).astype(str), "contrast": "", "attribute": "", "kind": "factual",
             "orientation": 0, "accepted": True, "reason": "", "row": np.arange(n)}  # fmt: skip
 
-    def score(c: np.ndarray) -> np.ndarray:
-        return 0.1 + 0.7 * (rng.uniform(size=n) < 0.2 + 0.5 * (c == 2)) + rng.normal(0, 0.1, n)
+    def score(c: np.ndarray) -> dict[str, np.ndarray]:
+        there = {"tube": rng.uniform(size=n) < 0.2 + 0.5 * (c == 2), "at B": c == 1, "at C": c == 2}
+        return {f"r/{name}": 0.1 + 0.7 * shows + rng.normal(0, 0.1, n) for name, shows in there.items()}
 
     parts = [
-        pd.DataFrame(base | {"r/tube": score(code)}),
-        pd.DataFrame(base | {"editor": "e", "kind": "null", "r/tube": score(code)}),
+        pd.DataFrame(base | score(code)),
+        pd.DataFrame(base | {"editor": "e", "kind": "null"} | score(code)),
     ]
     for contrast in contrasts:
         values = site.decode(code.astype(float))
         moved, sign = contrast.apply(site, values)
         parts.append(pd.DataFrame(base | {"editor": "e", "kind": "total", "contrast": contrast.name, "attribute": "site",
-                                          "orientation": sign, "r/tube": score(site.encode(moved))}))  # fmt: skip
+                                          "orientation": sign} | score(site.encode(moved))))  # fmt: skip
     table = pd.DataFrame({"site": site.decode(code.astype(float))})
-    edges = analyse(pd.concat(parts), table, graph, contrasts, {"r": concept}, {"r": quality}).edges.set_index(
-        "contrast"
-    )
+
+    def edges_by(*concepts: Concept) -> pd.DataFrame:
+        found = analyse(pd.concat(parts), table, graph, contrasts, {"r": concepts}, {"r": quality})
+        return found.edges.set_index("contrast")
+
+    edges = edges_by(tube, *sites)
     assert edges.loc["site: A -> B", "verdict"] == "none"
     assert edges.loc["site: A -> C", "verdict"] == "hidden"
     assert edges.loc["site: A -> C", "n_unedited"] == int((code != 1).sum())
+    # Without a reader of the site nobody knows whether it was set: that something follows is shown, that nothing does is not.
+    edges = edges_by(tube)
+    assert edges["verdict"].to_dict() == {"site: A -> B": "undecided", "site: A -> C": "hidden"}
+    assert "nothing reads site" in edges.loc["site: A -> B", "reason"]
 
 
 # --- the whole
@@ -510,9 +522,7 @@ def test_each_concept_is_read_by_the_reader_that_reads_it_best(world: World) -> 
 
 
 def test_a_reader_that_follows_the_attribute_gives_way_to_one_that_does_not(world: World) -> None:
-    follows = pd.DataFrame(
-        [["of_view", "view", 0.3, 0.01, 0.28, 0.32]], columns=["concept", "attribute", "shift", "se", "low", "high"]
-    )
+    follows = pd.DataFrame([["of_view", "view", 0.3, 0.01, 0.28, 0.32, FLIP[0].name, np.nan]], columns=list(FOLLOWS))
     better = replace(known(0.9), follows=follows)
     analysis = two_readers(world, world.measure(FLIP), better, known(0.7))
     assert cell(analysis, "view", "of_view").reader == "s"
@@ -554,8 +564,8 @@ def test_where_the_table_contradicts_the_graph_nothing_is_decided(world: World) 
 
 def test_a_reader_that_cannot_be_told_from_one_of_the_attribute_is_refused(world: World) -> None:
     unknown = pd.DataFrame(
-        [["of_view", "view", np.nan, np.nan, np.nan, np.nan]],
-        columns=["concept", "attribute", "shift", "se", "low", "high"],
+        [["of_view", "view", *[np.nan] * 4, FLIP[0].name, np.nan]],
+        columns=list(FOLLOWS),
     )
     edge = cell(run(world, world.measure(FLIP), quality=replace(known(), follows=unknown)), "view", "of_view")
     assert edge.verdict == "undecided"
@@ -563,9 +573,8 @@ def test_a_reader_that_cannot_be_told_from_one_of_the_attribute_is_refused(world
 
 
 def follower(shift: float) -> ReaderQuality:
-    rows = [["of_view", "view", shift, 0.01, shift - 0.02, shift + 0.02]]
-    columns = ["concept", "attribute", "shift", "se", "low", "high"]
-    return replace(known(), follows=pd.DataFrame(rows, columns=columns))
+    rows = [["of_view", "view", shift, 0.01, shift - 0.02, shift + 0.02, FLIP[0].name, np.nan]]
+    return replace(known(), follows=pd.DataFrame(rows, columns=list(FOLLOWS)))
 
 
 def both_follow(world: World, shift: float, apart: bool) -> pd.Series:
@@ -613,10 +622,41 @@ def test_what_a_reader_sees_of_the_attribute_is_taken_off_along_the_contrast_whi
     assert returned.marginal_effect == pytest.approx(-there.marginal_effect, abs=0.02)
 
 
+def test_what_a_reader_may_see_of_the_attribute_is_taken_off_with_its_error_however_little_it_is(world: World) -> None:
+    """Not to be shown to follow the attribute is no proof that it does not."""
+    rows = [["of_view", "view", 0.01, 0.03, -0.05, 0.07, FLIP[0].name, np.nan]]
+    seen = replace(known(), follows=pd.DataFrame(rows, columns=list(FOLLOWS)))
+    table = world.measure(FLIP)
+    with_it, without = (cell(run(world, table, quality=q), "view", "of_view") for q in (seen, known()))
+    assert (with_it.refusal, with_it.shift_removed, with_it.shift_se) == ("", 0.01, 0.03)
+    for side in ("editor", "adjusted", "marginal"):
+        assert with_it[f"{side}_effect"] == pytest.approx(without[f"{side}_effect"] - 0.01 / SLOPE)
+        # (d - s) / J has s once, and J on what is left.
+        slope_part = [0.02 / SLOPE * e[f"{side}_effect"] for e in (with_it, without)]
+        alone = without[f"{side}_se"] ** 2 - slope_part[1] ** 2
+        assert with_it[f"{side}_se"] ** 2 == pytest.approx(alone + (0.03 / SLOPE) ** 2 + slope_part[0] ** 2)
+
+
+def test_no_is_said_of_the_whole_that_was_asked_not_of_the_half_that_was_done(world: World) -> None:
+    """An effect of 0.04 is too little to count, but not where it is half of one of 0.08 that may be 0.10."""
+    table = world.measure(FLIP, frozen=True, of_nothing=0.04 * SLOPE)
+    null = table[table["kind"] == "null"].set_index("row")["r/AP"]
+    total = table["kind"] == "total"
+    before = table.loc[total, "row"].map(null).astype(np.float32)
+    halved = table.copy()
+    halved.loc[total, "r/AP"] = (before + table.loc[total, "r/AP"]) / 2
+    whole, half = (cell(run(world, t), "view", "of_nothing") for t in (table, halved))
+    assert (whole.effectiveness, half.effectiveness) == (pytest.approx(1, abs=0.05), pytest.approx(0.5, abs=0.03))
+    assert whole.editor_effect == pytest.approx(half.editor_effect)
+    assert (whole.editor_call, half.editor_call) == ("no", "undecided")
+    assert half.editor_p_no > 10 * whole.editor_p_no
+    assert "of what was asked of view itself the edit does 0.5" in half.reason
+    assert half.editor_p_yes == whole.editor_p_yes  # what was seen was seen
+
+
 def test_readers_whose_shift_has_no_known_size_do_not_bear_each_other_out(world: World) -> None:
     """That two readers see something of age says not how much of it a shift by so many years brings."""
-    columns = ["concept", "attribute", "shift", "se", "low", "high"]
-    seen = pd.DataFrame([["of_age_only", "age", 0.3, 0.01, 0.28, 0.32]], columns=columns)
+    seen = pd.DataFrame([["of_age_only", "age", 0.3, 0.01, 0.28, 0.32, None, np.nan]], columns=list(FOLLOWS))
     older = (Contrast("age", "shift", shift=20.0, unit="years"),)
     table = world.measure(older)
     scores = table[COLUMN].rename(columns={c: c.replace("r/", "s/") for c in COLUMN})

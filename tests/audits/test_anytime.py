@@ -15,7 +15,7 @@ from causal_cxr.audits.plans import plan
 from causal_cxr.audits.store import load_measurements
 from causal_cxr.graphs import default_contrasts
 from causal_cxr.graphs.scm import SCM
-from causal_cxr.readers.quality import ReaderQuality
+from causal_cxr.readers.quality import FOLLOWS, ReaderQuality
 
 KEY = ["editor", "contrast", "concept"]
 
@@ -172,6 +172,49 @@ def test_a_slope_known_with_error_makes_every_claim_harder(in_full):
     assert (width[0] < width[1])[moved].all()
     assert (sure["editor_e_no"] >= unsure["editor_e_no"]).all()
     assert (sure["editor_e_yes"] >= unsure["editor_e_yes"]).all()
+
+
+def test_what_a_reader_may_see_of_the_view_makes_every_claim_harder_and_moves_the_bounds(in_full):
+    reader = in_full[1]
+    rows = [["leads", "view", 0.016, 0.004, 0.008, 0.024, "view: PA -> AP", np.nan],
+            ["control", "view", 0.0, 0.02, -0.04, 0.04, "view: PA -> AP", np.nan]]  # fmt: skip
+    seen = ReaderQuality(reader.quality.concepts, reader.quality.within, pd.DataFrame(rows, columns=list(FOLLOWS)))
+    sure, unsure = (
+        replay(rule(in_full, q, check_every=100), in_full[2])[0].edges.set_index(["contrast", "concept"])
+        for q in (None, seen)
+    )
+    leads, control = ("view: PA -> AP", "leads"), ("view: PA -> AP", "control")
+    assert unsure.loc[leads, "editor_effect"] == pytest.approx(sure.loc[leads, "editor_effect"] - 0.016 / 0.8)
+    assert unsure.loc[leads, "editor_e_yes"] <= sure.loc[leads, "editor_e_yes"]
+    assert unsure.loc[control, "editor_e_no"] < sure.loc[control, "editor_e_no"]
+    middle = [(e.loc[leads, "editor_low"] + e.loc[leads, "editor_high"]) / 2 for e in (sure, unsure)]
+    assert middle[0] - middle[1] == pytest.approx(0.016 / 0.8, abs=0.002)
+    wide = [e.loc[control, "editor_high"] - e.loc[control, "editor_low"] for e in (sure, unsure)]
+    assert wide[1] > wide[0]
+
+
+def test_no_is_said_of_the_whole_that_was_asked_at_any_time_too(in_full):
+    """Edits that do a tenth of it say so later; ones that do none of it never do."""
+    table = in_full[2]
+    null = table[table["kind"] == "null"].set_index("row")["corners/AP view"]
+    total = (table["kind"] != "null") & (table["kind"] != "factual") & (table["contrast"] == "view: PA -> AP")
+    found = []
+    for done in (1.0, 0.1, 0.0):
+        weak = table.copy()
+        before = table.loc[total, "row"].map(null)
+        weak.loc[total, "corners/AP view"] = before + done * (table.loc[total, "corners/AP view"] - before)
+        edges = replay(rule(in_full, check_every=100), weak)[0].edges.set_index(["contrast", "concept"])
+        found.append(edges.loc[("view: PA -> AP", "control"), "editor_e_no"])
+    assert found[0] > found[1] > found[2]
+    assert found[2] < 1
+
+
+def test_where_nothing_reads_the_attribute_it_is_not_said_that_nothing_follows(in_full):
+    about, reader, table = in_full
+    fewer = tuple(c for c in CONCEPTS if c.attribute != "view")
+    edges = replay(StoppingRule(Anytime(), *about, {"corners": fewer}, {"corners": reader.quality}), table)[0].edges
+    assert (edges.loc[edges["attribute"] == "view", "editor_e_no"] == 0).all()
+    assert edges.set_index(["contrast", "concept"]).loc[("view: PA -> AP", "leads"), "verdict"] == "hidden"
 
 
 def test_two_editors_are_one_family_and_each_stops_by_itself():

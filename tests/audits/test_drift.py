@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from causal_cxr.audits.drift import NULL, reader_drift
+from causal_cxr.audits.drift import FIGURES, NULL, PAIR, _compare, reader_drift
 from causal_cxr.data.phantom import Phantom
 from causal_cxr.editors.editor import Abduction, Edit
 from causal_cxr.editors.oracle import OracleEditor
@@ -86,7 +86,11 @@ def test_the_oracles_images_are_read_as_the_true_counterfactuals_and_everything_
 
 def test_an_editor_that_does_nothing_drifts_where_something_was_asked_and_only_there(reader, phantom, contrasts):
     found = reader_drift(Painter(lambda images, seeds: images), [reader], phantom, np.arange(N), contrasts)
-    assert (found.cells[found.cells.kind.isin(["held", "null"])].auroc_drift == 0).all()
+    same = found.cells[found.cells.kind.isin(["held", "null"])]
+    for name in PAIR:
+        assert (same[f"{name}_drift"] == 0).all()
+        assert (same[f"{name}_low"] < 0).all()
+        assert (same[f"{name}_high"] > 0).all()
     row = cell(found, "sex", "female")
     assert row.kind == "set"
     assert row.auroc_edited == pytest.approx(1 - row.auroc_real)  # each image has the sex it was not asked to have
@@ -145,6 +149,34 @@ def test_a_null_edit_in_the_editors_handwriting_costs_accuracy_by_the_paired_boo
     for name, spread in zip(("auroc", "slope"), np.std(draws, axis=0), strict=True):
         assert (row[f"{name}_high"] - row[f"{name}_low"]) / 3.92 == pytest.approx(spread, rel=0.2)
     assert row.auroc_drift == pytest.approx((row.auroc_low + row.auroc_high) / 2)
+
+
+def told(real, edited, present, groups):
+    """Figures of one concept on paired images whose truth the edit leaves."""
+    return dict(zip(FIGURES, _compare(real, present, edited, present, groups, None, 0)[0], strict=True))
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_that_no_image_changes_proves_no_more_than_one_patient_gone_wrong_would(images):
+    groups = np.repeat(np.arange(60), images)
+    present = groups % 2 == 0
+    still = told(present.astype(float), present.astype(float), present, groups)
+    flipped = np.where(groups == 0, 0.0, present.astype(float))  # one patient, in all images
+    gone = told(present.astype(float), flipped, present, groups)
+    for name in PAIR:
+        assert (still[f"{name}_drift"], still[f"{name}_low"]) == (0, -still[f"{name}_high"])
+        assert still[f"{name}_high"] == pytest.approx((gone[f"{name}_high"] - gone[f"{name}_low"]) / 2, rel=0.1)
+    assert still["slope_high"] == pytest.approx(2 * still["auroc_high"])  # of scores 0 and 1 it is 2 AUROC - 1
+
+
+def test_a_change_alike_in_all_images_is_no_certain_one():
+    groups = np.arange(60)
+    present = groups % 2 == 0
+    found = told(np.where(present, 0.8, 0.2), np.where(present, 0.9, 0.1), present, groups)
+    for name, drift in (("slope", 0.2), ("ece", -0.1)):
+        assert found[f"{name}_drift"] == pytest.approx(drift)
+        assert found[f"{name}_low"] < drift - 0.02
+        assert found[f"{name}_high"] > drift + 0.02
 
 
 def test_rejected_edits_are_counted_and_left_out_on_both_sides(reader, phantom, contrasts):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from causal_cxr.audits.memorisation import copy_test
 
@@ -73,6 +74,18 @@ def test_many_edits_of_one_patient_count_as_one_patient():
     grouped = run(lambda fitted: made, np.random.default_rng(4), groups=np.repeat(np.arange(6), 20))
     assert grouped.p_value == alone.p_value
     assert grouped.high / grouped.low > alone.high / alone.low
+
+
+def test_that_no_copy_was_seen_proves_no_rate_of_zero():
+    def made(seed):
+        return lambda fitted: fitted[:60].mean(0) + 8 * np.random.default_rng(seed).normal(size=(60, D))  # far from all
+
+    alone = run(made(6), np.random.default_rng(6))
+    grouped = run(made(6), np.random.default_rng(6), groups=np.arange(60) // 3)
+    for test, groups in ((alone, 60), (grouped, 20)):
+        squared = stats.t.ppf(0.975, groups - 1) ** 2
+        assert (test.copies, test.copies_low) == (0, 0)
+        assert test.copies_high == pytest.approx(squared / (groups + squared))  # Wilson's of none
 
 
 def test_the_same_seed_gives_the_same_answer():

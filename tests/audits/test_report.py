@@ -344,7 +344,8 @@ WITHIN = pd.DataFrame(
     columns=ReaderQuality.unknown(()).within.columns,
 )
 FOLLOWS = pd.DataFrame(
-    [["leads", "disease", 0.12, 0.02, 0.08, 0.16]], columns=ReaderQuality.unknown(()).follows.columns
+    [["leads", "disease", 0.12, 0.02, 0.08, 0.16, "disease: 0 -> 1", np.nan]],
+    columns=ReaderQuality.unknown(()).follows.columns,
 )
 
 

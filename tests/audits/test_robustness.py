@@ -71,7 +71,8 @@ def edges_of(
         call = "yes" if effect.p_yes(DELTA) <= alpha else "no" if effect.p_no(DELTA) <= alpha else "undecided"
         rows.append({
             "editor": editor, "attribute": contrast.split(":")[0], "contrast": contrast, "concept": concept, "reader": "r",
-            "verdict": "none", "delta": DELTA, "shift_removed": shift, "editor_effect": effect.value, "editor_low": low,
+            "verdict": "none", "delta": DELTA, "shift_removed": shift,
+            "shift_se": 0.01 if shift else 0.0, "editor_effect": effect.value, "editor_low": low,
             "editor_high": high, "editor_call": call,
         } | more)  # fmt: skip
     return pd.DataFrame(rows)
@@ -80,9 +81,7 @@ def edges_of(
 def told(changes: np.ndarray, patients: np.ndarray | None = None, **options: object) -> pd.Series:
     """The row of one cell, of changes in scores."""
     cell = {(VIEW.name, "leads"): changes}
-    frame = robustness(
-        measured(cell, patients), edges_of(cell, patients), GRAPH, [VIEW], {"r": quality()}, **DRAWS, **options
-    )
+    frame = robustness(measured(cell, patients), edges_of(cell, patients), [VIEW], {"r": quality()}, **DRAWS, **options)
     assert list(frame.columns) == list(COLUMNS)
     return frame.iloc[0]
 
@@ -109,7 +108,7 @@ def audited() -> Report:
 
 def of(report: Report, **options: object) -> pd.DataFrame:
     contrasts = default_contrasts(GRAPH)
-    return robustness(report.measurements, report.edges, GRAPH, contrasts, report.quality, **DRAWS, **options)
+    return robustness(report.measurements, report.edges, contrasts, report.quality, **DRAWS, **options)
 
 
 # -- the estimates -----------------------------------------------------------------------------------------------------
@@ -125,7 +124,7 @@ def test_estimates_of_one_image_a_patient_are_the_textbooks_divided_by_the_slope
     change = SLOPE * rng.normal(0.2, 0.3, 60)
     cell = {(VIEW.name, "leads"): change}
     sure = quality(slope_se=0.0)
-    row = robustness(measured(cell), edges_of(cell, judged=sure), GRAPH, [VIEW], {"r": sure}, **DRAWS).iloc[0]
+    row = robustness(measured(cell), edges_of(cell, judged=sure), [VIEW], {"r": sure}, **DRAWS).iloc[0]
     scaled, (i, j) = change / SLOPE, np.triu_indices(60)
     assert row["hl"] == pytest.approx(np.median((scaled[i] + scaled[j]) / 2))
     for shift, inside in ((row["hl_low"] + 1e-6, True), (row["hl_low"] - 1e-6, False), (row["hl_high"] + 1e-6, False)):
@@ -150,7 +149,7 @@ def test_what_the_reader_sees_of_the_attribute_itself_is_taken_off_each_image(rn
     cell = {(VIEW.name, "leads"): change + 0.16}
     judged = quality(follows=0.16)
     edges = edges_of(cell, judged=judged, shift_removed=0.16)
-    row = robustness(measured(cell), edges, GRAPH, [VIEW], {"r": judged}, **DRAWS).iloc[0]
+    row = robustness(measured(cell), edges, [VIEW], {"r": judged}, **DRAWS).iloc[0]
     without = told(change)
     same = ["effect", "hl", "improvement", "far", "far_high", "p_family", "carried"]
     assert row[same].tolist() == pytest.approx(without[same].tolist())
@@ -162,7 +161,7 @@ def test_what_the_reader_sees_of_the_attribute_itself_is_taken_off_each_image(rn
 def test_scores_of_a_reader_that_may_see_nothing_are_left_as_they_are(rng):
     cell = {(VIEW.name, "leads"): movers(rng, risen=0.3)}
     blind = quality(slope_low=-0.1)
-    row = robustness(measured(cell), edges_of(cell, judged=blind), GRAPH, [VIEW], {"r": blind}, **DRAWS).iloc[0]
+    row = robustness(measured(cell), edges_of(cell, judged=blind), [VIEW], {"r": blind}, **DRAWS).iloc[0]
     assert row["effect"] == pytest.approx(0.3 * SLOPE, abs=0.01)
     assert (row["bca_low"] + row["bca_high"]) / 2 == pytest.approx(row["effect"], abs=0.01)
 
@@ -184,7 +183,7 @@ def test_max_t_is_over_all_cells_of_an_editor_and_no_other(rng):
     other = {(VIEW.name, "leads"): rng.normal(0, 0.1, N)}
     both = pd.concat([measured(noise), measured(other, editor="other")])
     edges = pd.concat([edges_of(noise), edges_of(other, editor="other")], ignore_index=True)
-    frame = robustness(both, edges, GRAPH, [VIEW, DISEASE], {"r": quality()}, **DRAWS)
+    frame = robustness(both, edges, [VIEW, DISEASE], {"r": quality()}, **DRAWS)
     expected = signflip_test(
         np.column_stack(list(noise.values())), np.argsort([f"p{i}" for i in range(N)]).argsort(), draws=999
     )
@@ -199,7 +198,7 @@ def test_max_t_is_over_all_cells_of_an_editor_and_no_other(rng):
 def test_one_sign_a_patient_is_shared_so_that_copies_of_a_cell_cost_nothing(rng):
     change = rng.normal(0.01, 0.1, N)
     copies = {(c.name, k): change for c in (VIEW, DISEASE) for k in ("leads", "control")}
-    frame = robustness(measured(copies), edges_of(copies), GRAPH, [VIEW, DISEASE], {"r": quality()}, **DRAWS)
+    frame = robustness(measured(copies), edges_of(copies), [VIEW, DISEASE], {"r": quality()}, **DRAWS)
     assert frame["p_family"].tolist() == [told(change)["p_family"]] * 4
 
 
@@ -207,7 +206,7 @@ def test_a_contrast_that_applies_to_some_images_only_is_tested_on_those(rng):
     cells = {(VIEW.name, "leads"): rng.normal(0.02, 0.1, N), (DISEASE.name, "leads"): rng.normal(0, 0.1, N)}
     table = measured(cells)
     dropped = (table["contrast"] == VIEW.name) & (table["row"] >= N // 2)
-    frame = robustness(table[~dropped], edges_of(cells), GRAPH, [VIEW, DISEASE], {"r": quality()}, **DRAWS)
+    frame = robustness(table[~dropped], edges_of(cells), [VIEW, DISEASE], {"r": quality()}, **DRAWS)
     assert frame["n"].tolist() == [N // 2, N]
     assert frame["p_family"].notna().all()
 
@@ -271,7 +270,7 @@ def test_a_location_on_the_other_side_speaks_against_the_mean_too():
     change = SLOPE * np.repeat([1.0, 0.06, -0.3], [320, 760, 920])
     cell = {(VIEW.name, "leads"): change}
     edges = edges_of(cell, delta=0.05, editor_call="undecided")
-    row = robustness(measured(cell), edges, GRAPH, [VIEW], {"r": quality()}, **DRAWS).iloc[0]
+    row = robustness(measured(cell), edges, [VIEW], {"r": quality()}, **DRAWS).iloc[0]
     assert row["improvement"] > 0.5
     assert row["low"] > 0 > row["hl_high"]
     assert row["agrees"] == "no"
@@ -283,7 +282,7 @@ def test_a_mean_of_few_patients_is_told_by_the_bootstrap():
     change = np.where(np.arange(N) < 5, 1.0, 0.0) * SLOPE
     cell = {(VIEW.name, "leads"): change}
     rare = edges_of(cell, delta=0.01, editor_call="undecided")
-    row = robustness(measured(cell), rare, GRAPH, [VIEW], {"r": quality()}, **DRAWS).iloc[0]
+    row = robustness(measured(cell), rare, [VIEW], {"r": quality()}, **DRAWS).iloc[0]
     assert (row["low"] > 0, row["agrees"]) == (True, "no")
     assert row["why"].startswith("Few patients make the mean: its bootstrap interval is [+0.0")
     assert row["bca_high"] - row["effect"] > 1.25 * (row["high"] - row["effect"])
@@ -332,7 +331,7 @@ def test_a_contrast_that_was_not_measured_leaves_its_row_empty(rng):
     cells = {(VIEW.name, "leads"): movers(rng, 0.2), (DISEASE.name, "leads"): movers(rng, 0.2)}
     table = measured(cells)
     frame = robustness(
-        table[table["contrast"] != DISEASE.name], edges_of(cells), GRAPH, [VIEW, DISEASE], {"r": quality()}, **DRAWS
+        table[table["contrast"] != DISEASE.name], edges_of(cells), [VIEW, DISEASE], {"r": quality()}, **DRAWS
     )
     assert frame["pattern"].tolist() == ["some images far", ""]
     assert frame.loc[1, ["hl", "p_family", "far"]].isna().all()
@@ -347,7 +346,7 @@ def test_two_patients_show_nothing(rng):
 
 def test_no_edges_give_no_rows():
     empty = edges_of({(VIEW.name, "leads"): np.zeros(9)})[:0]
-    frame = robustness(measured({(VIEW.name, "leads"): np.zeros(9)}), empty, GRAPH, [VIEW], {"r": quality()})
+    frame = robustness(measured({(VIEW.name, "leads"): np.zeros(9)}), empty, [VIEW], {"r": quality()})
     assert frame.empty
     assert list(frame.columns) == list(COLUMNS)
     assert telling(frame).empty
@@ -356,9 +355,9 @@ def test_no_edges_give_no_rows():
 def test_edges_of_other_measurements_are_refused(rng):
     cell = {(VIEW.name, "leads"): movers(rng, 0.2)}
     with pytest.raises(ValueError, match=r"no scores \['s/leads'\]"):
-        robustness(measured(cell), edges_of(cell, reader="s"), GRAPH, [VIEW], {"s": quality()})
+        robustness(measured(cell), edges_of(cell, reader="s"), [VIEW], {"s": quality()})
     with pytest.raises(ValueError, match="give the measured"):
-        robustness(measured(cell), edges_of(cell), GRAPH, [DISEASE], {"r": quality()})
+        robustness(measured(cell), edges_of(cell), [DISEASE], {"r": quality()})
 
 
 def test_the_frame_is_kept_by_strict_json(audited):
@@ -389,7 +388,7 @@ def test_an_audits_cells_take_little_time(rng):
     judged = ReaderQuality(wide, judged.within, judged.follows)
     table, edges = measured(cells), edges_of(cells)
     begun = time.process_time()
-    frame = robustness(table, edges, GRAPH, [VIEW, DISEASE], {"r": judged})
+    frame = robustness(table, edges, [VIEW, DISEASE], {"r": judged})
     assert time.process_time() - begun < 5
     assert len(frame) == 128
 
@@ -406,7 +405,7 @@ def test_where_nothing_happens_nothing_is_found_and_intervals_hold_0(rng):
         own = rng.laplace(0, 0.1, (80, 8))[patients]
         cells = {(VIEW.name, k): own[:, i] + rng.normal(0, 0.05, 160) for i, k in enumerate(names)}
         table, edges = measured(cells, patients), edges_of(cells, patients)
-        frames.append(robustness(table, edges, GRAPH, [VIEW], {"r": judged}, draws=199, resamples=400, seed=seed))
+        frames.append(robustness(table, edges, [VIEW], {"r": judged}, draws=199, resamples=400, seed=seed))
     wrong = np.mean([(frame["p_family"] <= 0.05).any() for frame in frames])
     assert wrong <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 60)
     every = pd.concat(frames)
@@ -415,6 +414,14 @@ def test_where_nothing_happens_nothing_is_found_and_intervals_hold_0(rng):
         assert 0.91 <= held <= 0.99, name  # 480 cells: 0.95 within 4 standard errors
     assert not set(every["pattern"]) & {"shift of most images", "some images far", "mixed", "far both ways"}
     assert (every["agrees"] == "no").mean() < 0.05
+
+
+def test_a_shift_that_is_known_but_for_its_error_makes_no_effect_of_images_that_stay_as_they_were():
+    cell = {(VIEW.name, "leads"): np.zeros(N)}
+    for shift, se, found in ((0.01, 0.01, False), (0.01, 1e-4, True)):
+        edges = edges_of(cell, shift_removed=shift, shift_se=se)
+        row = robustness(measured(cell), edges, [VIEW], {"r": quality()}, **DRAWS).iloc[0]
+        assert (row["p_family"] < 0.05) == found, "what the reader is sure to see of the view was taken away"
 
 
 # -- on a phantom ------------------------------------------------------------------------------------------------------
@@ -431,7 +438,7 @@ def world() -> Report:
 
 def test_planted_edges_are_borne_out_and_what_was_not_planted_does_not_change(world):
     contrasts = [c for c in default_contrasts(world.graph) if c.attribute in ASKED]
-    frame = robustness(world.measurements, world.edges, world.graph, contrasts, world.quality, **DRAWS)
+    frame = robustness(world.measurements, world.edges, contrasts, world.quality, **DRAWS)
     cells = frame.set_index(["attribute", "concept"]).sort_index()
     for concept in ("ecg_leads", "laterality_marker", "portable_marker"):
         row = cells.loc[("view", concept)]

@@ -17,7 +17,7 @@ from causal_cxr.data.phantom.world import World
 from causal_cxr.editors import Abduction, Edit
 from causal_cxr.readers import Concept, ProbeReader
 
-ROWS = 6
+ROWS = 10  # of 4 patients: intervals need three
 
 
 class Nothing:
@@ -68,6 +68,8 @@ def test_the_truth_and_doing_nothing_have_the_figures_they_must_have(judge):
     assert oracle["fid"] < nothing["fid"]
     assert undone["leak"]["probe"]["effectiveness"]["view"] == 0
     assert detail["leak"]["probe"]["effectiveness"]["view"] == pytest.approx(1, abs=0.1)
+    assert detail["attributes"]["view"]["effectiveness"] == pytest.approx(1, abs=0.05)
+    assert {one["left_out"] for one in detail["attributes"].values()} == {""}
     assert set(detail["directions"]["effusion"]) <= {"forth", "back"}
     assert detail["outside_the_change"]["effusion"]["ssim"] > 0.99
     assert undone["outside_the_change"]["effusion"]["ssim"] == pytest.approx(1, abs=1e-5)

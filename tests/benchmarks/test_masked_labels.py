@@ -10,6 +10,7 @@ from masked_labels import Telling, beside_the_column, told
 
 from causal_cxr.audits import Audit, Report
 from causal_cxr.graphs import default_contrasts
+from causal_cxr.readers.quality import FOLLOWS
 
 CELL = "editor: view: PA -> AP on leads"
 
@@ -66,9 +67,7 @@ def test_what_is_hidden_is_neither_told_nor_left_in_the_selection(dataset):
 
 def test_what_the_audit_took_off_for_a_reader_that_follows_is_taken_off_here_too(dataset):
     reader = CornerReader()
-    seen = pd.DataFrame(
-        [["leads", "view", 0.2, 0.01, 0.18, 0.22]], columns=["concept", "attribute", "shift", "se", "low", "high"]
-    )
+    seen = pd.DataFrame([["leads", "view", 0.2, 0.01, 0.18, 0.22, "view: PA -> AP", np.nan]], columns=list(FOLLOWS))
     reader.quality = dataclasses.replace(reader.quality, follows=seen)
     audited = Audit(GRAPH, [reader], n_edited=600).run(CornerEditor(), dataset)
     said = judged(audited, dataset, dataset.leads)["cells"][CELL]

@@ -13,7 +13,7 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from causal_cxr.data.phantom import Phantom
-from causal_cxr.graphs import Binary, Categorical, CausalGraph, Continuous
+from causal_cxr.graphs import Binary, Categorical, CausalGraph, Continuous, Contrast
 from causal_cxr.readers import Concept, Pixels, ProbeReader, ReaderQuality, assess, load_concepts
 from causal_cxr.readers.concordance import auroc, calibration_error, calibration_interval, concordance, slope
 from causal_cxr.readers.judging import assess_reader, known_truth
@@ -67,6 +67,50 @@ def test_perfectly_calibrated_scores_have_a_small_calibration_error_and_overconf
     ]
     assert ece[0] < 0.02
     assert ece[1] == pytest.approx(0.25, abs=0.02)  # E|round(p) - p|
+
+
+def following(*rows: list) -> ReaderQuality:
+    return replace(ReaderQuality.unknown([CONCEPT]), follows=pd.DataFrame(rows, columns=list(FOLLOWS)))
+
+
+def test_a_shift_is_told_along_the_contrast_that_is_asked_for():
+    view, site, age = (
+        Binary("view", levels=("PA", "AP")),
+        Categorical("site", ("A", "B", "C")),
+        GRAPH.attributes["age"],
+    )
+    forth = Contrast("view", "flip", level="AP", reference="PA")
+    of_view = following(["leads", "view", 0.2, 0.03, 0.14, 0.26, forth.name, np.nan])
+    assert of_view.shift_along("leads", forth, view) == (0.2, 0.03, True)
+    back = Contrast("view", "flip", level="PA", reference="AP")
+    assert of_view.shift_along("leads", back, view) == (-0.2, 0.03, True)
+
+    of_age = following(["leads", "age", 0.04, 0.01, 0.02, 0.06, "age + 20 years", 20.0])
+    assert of_age.shift_along("leads", Contrast("age", "shift", shift=-10.0), age) == (-0.02, 0.005, True)
+
+    def level(to: str, of: str) -> Contrast:
+        return Contrast("site", "level", level=to, reference=of)
+
+    of_site = following(
+        ["leads", "site", 0.1, 0.01, 0.08, 0.12, level("B", "A").name, np.nan],
+        ["leads", "site", -0.2, 0.02, -0.24, -0.16, level("C", "A").name, np.nan],
+    )
+    assert of_site.shift_along("leads", level("C", "A"), site) == (-0.2, 0.02, True)
+    assert of_site.shift_along("leads", level("A", "B"), site) == (-0.1, 0.01, True)
+    # From B to C nobody looked: as much as may lie between any two levels, either way, as an error.
+    between = of_site.shift_along("leads", level("C", "B"), site)
+    assert (between.value, between.known) == (0.0, False)
+    assert between.se == pytest.approx((0.12 + 0.24) / 1.959964)
+
+
+def test_a_shift_of_an_older_file_is_an_error_and_one_that_cannot_be_told_is_unknown():
+    age, older = GRAPH.attributes["age"], Contrast("age", "shift", shift=20.0)
+    seen = following(["leads", "age", 0.04, 0.01, 0.02, 0.06, None, np.nan]).shift_along("leads", older, age)
+    assert (seen.value, seen.known) == (0.0, False)
+    assert seen.se == pytest.approx(0.06 / 1.959964)
+    blank = following(["leads", "age", *[np.nan] * 4, None, np.nan]).shift_along("leads", older, age)
+    assert np.isnan(blank.value)
+    assert following().shift_along("leads", older, age) == (0.0, 0.0, False)
 
 
 def test_where_the_concept_hardly_comes_without_the_view_the_others_tell_whether_the_reader_follows():
@@ -546,7 +590,9 @@ def judged(**changes):
     within = pd.DataFrame(
         [["wires", "view", "AP", 0.85, 0.52, 40, 60, 0.8, 0.9, 0.45, 0.6, 0.85, 0.8, 0.9]], columns=list(WITHIN)
     )
-    follows = pd.DataFrame([["wires", "view", 0.01, 0.01, -0.01, 0.03]], columns=list(FOLLOWS))
+    follows = pd.DataFrame(
+        [["wires", "view", 0.01, 0.01, -0.01, 0.03, "view: PA -> AP", np.nan]], columns=list(FOLLOWS)
+    )
     return ReaderQuality(frame, within, follows)
 
 
@@ -559,7 +605,7 @@ def test_blind_spots_are_told_in_plain_words():
     bad = row | {"auroc": 0.61, "auroc_low": 0.55, "auroc_high": 0.68, "attribute_auroc": 0.84}
     few = bad | {"level": "PA", "auroc": np.nan, "auroc_low": np.nan, "auroc_high": np.nan, "n_present": 1}
     follows = pd.DataFrame(
-        [["wires", "view", 0.12, 0.02, 0.08, 0.16], ["wires", "age", np.nan, np.nan, np.nan, np.nan]],
+        [["wires", "view", 0.12, 0.02, 0.08, 0.16, None, np.nan], ["wires", "age", *[np.nan] * 4, None, np.nan]],
         columns=list(FOLLOWS),
     )
     told = blind_spots(replace(judged(), within=pd.DataFrame([bad, few]), follows=follows))

@@ -20,7 +20,7 @@ class Effect:
         dof: degrees of freedom, Satterthwaite's: patients - 1 where all weigh the same, else fewer.
         n: images used.
         patients: patients used.
-        relative: standard error of the reader's slope over the slope, where it was divided by one; ``se`` has it too.
+        relative: standard error of the slope over the slope, where it was divided by one; ``se`` has it too.
         flips: changes may come as a concept that appears or goes, which is a change of 1.
     """
 
@@ -80,10 +80,12 @@ class Effect:
         return float(np.hypot(self._alone, theta * self.relative)) if self.relative else self.se
 
     def scaled(self, slope: float, slope_se: float) -> "Effect":
-        """Divided by the reader's slope J. ``se`` is the delta method's; tests and intervals are linear in J, and exact (Fieller)."""
+        """Divided by the reader's slope J, or by another number that was estimated apart. ``se`` is the delta method's; tests and
+        intervals are linear in the slope, and exact (Fieller); after several by their product, to the first order.
+        """
         value, relative = self.value / slope, abs(slope_se / slope)
         se = np.hypot(self.se / abs(slope), value * relative)
-        return replace(self, value=value, se=float(se), relative=relative)
+        return replace(self, value=value, se=float(se), relative=float(np.hypot(self.relative, relative)))
 
     def less(self, shift: float, shift_se: float) -> "Effect":
         """Without a shift that is known from elsewhere, such as what a reader sees of the attribute itself; before it is scaled."""

@@ -11,7 +11,7 @@ from causal_cxr.audits.associations import Association, associations
 from causal_cxr.audits.cells import BLIND_SLOPE
 from causal_cxr.audits.differences import asked_edits, paired_differences
 from causal_cxr.audits.effects import NOTHING, Effect
-from causal_cxr.audits.obedience import effectiveness_of
+from causal_cxr.audits.obedience import Obedience, obedience_of
 from causal_cxr.audits.report import Report
 from causal_cxr.audits.report.frames import records
 from causal_cxr.audits.shortcuts import carriers as carrying
@@ -189,7 +189,7 @@ class Question:
         null = mine[mine["kind"] == "null"].set_index("row")
         columns = [f"{r.name}/{c.name}" for r in self.readers for c in r.concepts]
         columns += [column for m in thresholds for column in (logit_column(m), score_column(m))]
-        concepts = {r.name: r.concepts for r in self.readers}
+        concepts, quality = {r.name: r.concepts for r in self.readers}, {r.name: r.quality for r in self.readers}
         total = {c.name: paired_differences(mine, null, c, "total", columns) for c in self.interventions}
         held = {c.name: paired_differences(mine, null, c, "direct", columns) for c in self.interventions}
         paired = {c: total[c] if held[c] is None else held[c] for c in total}
@@ -200,7 +200,7 @@ class Question:
         carried: list[list[Any]] = []
         for contrast in self.interventions:
             frame, about = paired[contrast.name], seen[contrast.name]
-            effective, ratios = effectiveness_of(name, contrast, concepts, frame, about["own"])
+            obedience = obedience_of(name, contrast, concepts, quality, frame, about["own"])
             legitimate = contrast.attribute in (self.target, *self.manifestations)
             read: tuple[leaks.Reading, ...] = ()
             if frame is not None and not legitimate:
@@ -217,9 +217,9 @@ class Question:
                 "editor": name, "attribute": contrast.attribute, "contrast": contrast.name, "legitimate": legitimate,
                 "ancestor": self.graph.has_directed_path(contrast.attribute, self.target),
                 "edit": "" if frame is None else "total" if held[contrast.name] is None else "others held",
-                "delta": self.smallest_effect, "effectiveness": max((r[7] for r in ratios), default=np.nan),
+                "delta": self.smallest_effect, "effectiveness": obedience.done.value,
                 "rejected": _rejected(mine, null, contrast), "prevalence": about["prevalence"],
-                "settable": contrast.attribute in settable, "effective": effective,
+                "settable": contrast.attribute in settable, "effective": obedience.effective,
                 **_data(about.get("label")), **_leak(read),
             }  # fmt: skip
             candidates = self._candidates(contrast.attribute, report)
@@ -228,7 +228,9 @@ class Question:
                 short = about["data_side"].shortfalls(frame)
             for model, threshold in thresholds.items():
                 missing = short.get(score_column(model))
-                row = self._row(model, frame, total[contrast.name], threshold, read, by_target, missing, common)
+                row = self._row(
+                    model, frame, total[contrast.name], threshold, read, by_target, missing, obedience, common
+                )
                 rows[model].append(row | _rival(about.get("rival", {}).get(model)))
                 if frame is not None and not legitimate and candidates:
                     of_these = {c: f for c, f in alone.items() if c in {k.name for _, k in candidates}}
@@ -251,19 +253,24 @@ class Question:
 
     def _row(
         self, model: str, frame: pd.DataFrame | None, total: pd.DataFrame | None, threshold: float,
-        read: tuple[leaks.Reading, ...], by_target: pd.DataFrame | None, short: Shortfall | None, common: Mapping[str, Any],
+        read: tuple[leaks.Reading, ...], by_target: pd.DataFrame | None, short: Shortfall | None, obedience: Obedience,
+        common: Mapping[str, Any],
     ) -> dict[str, Any]:  # fmt: skip
         delta, column = self.smallest_effect, score_column(model)
         gain, numbers = gain_of(frame, total, model, threshold, delta)
         up, down = (effect_of(frame, column, sign).unsettled() for sign in (1, -1))
         opposed = up.value * down.value < 0 and max(up.p_yes(delta), down.p_yes(delta)) <= self.alpha
-        beyond = NOTHING
+        beyond, p_beyond = NOTHING, np.nan
         if frame is not None and read:
             left = [leaks.explained(column, frame, by_target, r, alpha=self.alpha) for r in read]
             beyond = min((e for e in left if e.n), key=lambda e: e.value * np.sign(gain.value), default=NOTHING)
+            p_beyond = max(self._p_beyond(e, gain) for e in left)
         attribute = common["attribute"]
         missing = self._missing(short, gain, common["contrast"])
         shows = attribute in self.graph.image_parents
+        whole = (
+            obedience.in_full(gain) if shows and obedience.effective else gain
+        )  # what is not effective is refused below
         gate = (
             f"the editor cannot set {attribute}" if not common["settable"]
             else "no edit was accepted" if frame is None
@@ -281,10 +288,21 @@ class Question:
         ends = [*gain.interval(), *(beyond.interval() if beyond.n else ())] if gain.n else [np.nan]
         return {
             "model": model, **common, **numbers, "n": gain.n, "n_patients": gain.patients, "threshold": threshold,
-            "p_yes": gain.p_yes(delta), "p_no": gain.p_no(delta), "p_zero": gain.p_yes(0.0), **told("beyond", beyond), **missing,
+            "p_yes": gain.p_yes(delta), "p_no": whole.p_no(delta), "p_zero": gain.p_yes(0.0), **told("beyond", beyond),
+            "p_beyond": p_beyond, **missing,
             "bound_low": min(ends), "bound_high": max(ends), "gate": gate, "bars_invariant": bars,
-            "needed_gain": gain.patients_needed(delta, self.alpha),
+            "needed_gain": (gain if abs(gain.value) > delta else whole).patients_needed(delta, self.alpha),
         }  # fmt: skip
+
+    def _p_beyond(self, beyond: Effect, gain: Effect) -> float:
+        """p of "what a movement of a manifestation does not explain is too little to count".
+
+        Where that cannot be told, as the editor does not move the target, a movement that is not excluded may explain as much
+        of the gain: a score moves by no more than 1 where the manifestation does.
+        """
+        if not beyond.n:
+            return gain.p_yes(self.smallest_effect + self.largest_leak)
+        return beyond.p_yes(self.smallest_effect) if beyond.value * gain.value > 0 else 1.0
 
     @staticmethod
     def _reliability(factual: pd.DataFrame, reader: Reader, concept: Concept) -> Reliability:

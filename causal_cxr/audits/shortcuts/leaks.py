@@ -7,12 +7,12 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from causal_cxr.audits.cells import BLIND_SLOPE, FOLLOW_SHARE
+from causal_cxr.audits.cells import BLIND_SLOPE, follows_far
 from causal_cxr.audits.effects import NOTHING, Effect, paired_effect
 from causal_cxr.audits.shortcuts.moments import product_ratio
 from causal_cxr.graphs import Attribute, Contrast
 from causal_cxr.readers.concepts import Concept
-from causal_cxr.readers.quality import ReaderQuality
+from causal_cxr.readers.quality import ReaderQuality, Shift
 from causal_cxr.readers.reader import Reader
 
 State = Literal["unmoved", "moved", "open", "reader blind", "reader follows"]
@@ -86,19 +86,19 @@ def read_leaks(
         paired: oriented differences (:func:`causal_cxr.audits.differences.paired_differences`).
         about: of :func:`manifestation_readings`.
         contrast: that was carried out.
-        attribute: that was set. What a reader is known to see of it in the manifestation's place is taken off (of two levels;
-            the rest has no one shift); a reader that may see too much of it cannot tell.
+        attribute: that was set. What a reader is known to see of it in the manifestation's place is taken off, with its error;
+            a reader that may see too much of it cannot tell.
         delta: smallest movement that counts.
         alpha: of each test. That *all* are unmoved needs all rejections, so no correction for their number.
     """
     readings = []
     for name, options in about.items():
-        judged = [(*_standing(r.quality, c, contrast.attribute, delta), r, c) for r, c in options]
-        follows, merit, reader, concept = max(judged, key=lambda one: (one[1] - 10.0 * one[0], one[2].name))
+        judged = [(*_standing(r.quality, c, contrast, attribute, delta), r, c) for r, c in options]
+        follows, merit, shift, reader, concept = max(judged, key=lambda one: (one[1] - 10.0 * one[0], one[3].name))
         q: Any = reader.quality.concepts.loc[concept.name]
         raw = paired_effect(paired[f"{reader.name}/{concept.name}"].to_numpy(), paired["patient"].to_numpy())
-        if merit > 0:
-            raw = raw.less(*(reader.quality.shift_along(concept.name, contrast, attribute) or (0.0, 0.0)))
+        if merit > 0 and not np.isnan(shift.value):
+            raw = raw.less(shift.value, shift.se)
         effect = raw.scaled(float(q["slope"]), float(q["slope_se"])).unsettled() if merit > 0 else raw
         blind = not merit >= BLIND_SLOPE
         p_moved, p_unmoved = (1.0 if np.isnan(p) else p for p in (effect.p_yes(delta), effect.p_no(delta)))
@@ -162,11 +162,12 @@ def frame_of(editor: str, contrast: str, attribute: str, readings: Sequence[Read
     ]  # fmt: skip
 
 
-def _standing(quality: ReaderQuality, concept: Concept, attribute: str, delta: float) -> tuple[bool, float]:
-    """Whether the reader may follow the attribute too far, and the lower end of its slope (-1 = unknown)."""
+def _standing(
+    quality: ReaderQuality, concept: Concept, contrast: Contrast, attribute: Attribute, delta: float
+) -> tuple[bool, float, Shift]:
+    """Whether the reader may follow the attribute too far, the lower end of its slope (-1 = unknown), and the shift."""
     q: Any = quality.concepts.loc[concept.name]
     low, slope = float(q["slope_low"]), float(q["slope"])
-    bounds = quality.follow_bounds(concept.name, attribute) / slope
-    far = FOLLOW_SHARE * delta
-    follows = bool((np.isnan(bounds) | (bounds * np.array([1, -1]) > far)).any()) if low > 0 else False
-    return follows, -1.0 if np.isnan(low) else low
+    shift = quality.shift_along(concept.name, contrast, attribute)
+    far = bool(np.isnan(shift.value)) or follows_far(quality, concept.name, contrast.attribute, slope, delta)
+    return far and low > 0, -1.0 if np.isnan(low) else low, shift

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from causal_cxr.audits.decisions import AS_ASKED
 from causal_cxr.audits.effects import benjamini_yekutieli
 
 #: What each verdict tells the user.
@@ -24,7 +25,9 @@ def decide(rows: pd.DataFrame, alpha: float) -> pd.DataFrame:
 
     Args:
         rows: columns ``legitimate``, ``gate`` (empty = passed), ``bars_invariant`` (empty = nothing does), ``p_yes``, ``p_no``
-            (of the gain), ``p_unmoved`` (largest over the manifestations), ``leak`` (the worst state), ``leak_why``,
+            (of the gain; the second of what it would be, were all done that is asked), ``p_unmoved`` (largest over the
+            manifestations), ``p_beyond`` (of what their movements do not explain), ``leak`` (the worst state), ``leak_why``,
+            ``beyond`` with its interval, ``effectiveness``,
             ``needed_gain``, ``needed_leak`` and ``n_patients``; ``missing_shown``, and then ``made_up_p_no``, which "invariant"
             must reject too.
         alpha: false-discovery rate of each verdict kind.
@@ -36,7 +39,7 @@ def decide(rows: pd.DataFrame, alpha: float) -> pd.DataFrame:
     short = rows["missing_shown"].to_numpy(dtype=bool)
     p_yes, p_no = (rows[p].fillna(1.0).to_numpy() for p in ("p_yes", "p_no"))
     conjunctions = {
-        "reliance": np.maximum(p_yes, rows["p_unmoved"].fillna(1.0).to_numpy()),
+        "reliance": np.max([p_yes, *(rows[p].fillna(1.0).to_numpy() for p in ("p_unmoved", "p_beyond"))], axis=0),
         "invariant": np.where(
             rows["bars_invariant"] == "", np.where(short, np.maximum(p_no, rows["made_up_p_no"]), p_no), 1.0
         ),
@@ -58,7 +61,7 @@ def decide(rows: pd.DataFrame, alpha: float) -> pd.DataFrame:
         elif hit["invariant"]:
             verdict, reason, value = "invariant", "", q["invariant"][i]
         elif hit["moves"] and row["leak"] in ("moved", "open", "unmoved"):
-            verdict, reason, value = "reliance confounded by leak", row["leak_why"], q["moves"][i]
+            verdict, reason, value = "reliance confounded by leak", _leak_why(row, alpha), q["moves"][i]
             want = row["needed_leak"]
         else:
             verdict, value = "undecided", np.nan
@@ -140,7 +143,19 @@ def _why(row: dict, moves: bool, alpha: float) -> tuple[str, float]:
         return row["bars_invariant"], float("nan")
     if min(row["p_yes"], row["p_no"]) <= alpha:
         return "not after correction for the number of attributes", float("nan")
-    return "the gain is neither shown nor shown to be too small to count", row["needed_gain"]
+    half = f"; of what was asked of {row['attribute']} itself the edit does {row['effectiveness']:.2f}"
+    half = half if row["effectiveness"] < AS_ASKED else ""
+    return f"the gain is neither shown nor shown to be too small to count{half}", row["needed_gain"]
+
+
+def _leak_why(row: dict, alpha: float) -> str:
+    """Each movement is small, but the score may follow it far."""
+    if row["leak"] != "unmoved" or row["p_unmoved"] > alpha or row["p_beyond"] <= alpha:
+        return row["leak_why"]
+    if np.isnan(row["beyond"]):
+        return f"{row['leak_why']}; how much of the gain it may explain is not known, as no edit moves the target"
+    beyond = f"{row['beyond']:+.3f} [{row['beyond_low']:+.3f}, {row['beyond_high']:+.3f}]"
+    return f"{row['leak_why']}; of the gain it leaves {beyond} unexplained"
 
 
 def leak_in_words(readings: Sequence) -> str:

@@ -12,7 +12,8 @@ ROW = {
     "contrast": "view: PA -> AP", "legitimate": False, "gate": "", "bars_invariant": "", "p_yes": 1.0, "p_no": 1.0,
     "p_unmoved": 1e-9, "leak": "unmoved", "leak_why": "", "needed_gain": 500.0, "needed_leak": np.nan, "n_patients": 100,
     "gain": 0.3, "beyond": np.nan, "prevalence": 0.5, "p_zero": 1e-9, "missing": np.nan, "missing_shown": False,
-    "made_up_p_zero": np.nan, "made_up_p_no": np.nan,
+    "made_up_p_zero": np.nan, "made_up_p_no": np.nan, "p_beyond": 1e-9, "attribute": "view", "effectiveness": 1.0,
+    "beyond_low": np.nan, "beyond_high": np.nan,
 }  # fmt: skip
 
 
@@ -28,6 +29,7 @@ def verdict(**changes) -> pd.Series:
         ({}, "undecided"),
         ({"p_yes": 0.001, "p_unmoved": 1.0, "leak": "moved"}, "reliance confounded by leak"),
         ({"p_yes": 0.001, "p_unmoved": 0.3, "leak": "open"}, "reliance confounded by leak"),
+        ({"p_yes": 0.001, "p_beyond": 0.3}, "reliance confounded by leak"),  # a small movement may explain a large gain
         ({"p_yes": 0.001, "p_unmoved": 1.0, "leak": "reader blind"}, "undecided"),
         ({"p_yes": 0.001, "gate": "editor not effective on view"}, "undecided"),
         ({"p_no": 0.001, "bars_invariant": "nothing reads view"}, "undecided"),
@@ -45,6 +47,18 @@ def test_an_undecided_row_says_why_and_how_many_patients_would_decide():
     assert verdict(p_yes=0.001, p_unmoved=1.0, leak="reader blind", leak_why="fluid cannot be read")[
         "reason"
     ].startswith("reader blind: fluid")
+
+
+def test_an_unmoved_target_that_may_explain_the_gain_all_the_same_is_told_with_its_numbers():
+    row = {"p_yes": 0.001, "p_beyond": 0.3, "leak_why": "fluid stays: +0.06 [+0.03, +0.09]"}
+    known = verdict(**row, beyond=0.01, beyond_low=-0.02, beyond_high=0.04)
+    assert known["reason"].endswith("; of the gain it leaves +0.010 [-0.020, +0.040] unexplained")
+    assert "no edit moves the target" in verdict(**row)["reason"]
+
+
+def test_where_half_is_done_an_open_gain_says_so():
+    assert "of view itself the edit does 0.40" in verdict(effectiveness=0.4)["reason"]
+    assert "itself" not in verdict()["reason"]
 
 
 def test_an_attribute_among_many_needs_a_smaller_p():
