@@ -87,11 +87,16 @@ def _why(row: pd.Series) -> Gate:
     return Gate("more patients", still)
 
 
+def _estimate(row: pd.Series, side: str) -> str:
+    if np.isnan(row[f"{side}_effect"]):
+        return "not known"
+    bounds = "" if np.isnan(row[f"{side}_low"]) else f" [{row[f'{side}_low']:+.2f}, {row[f'{side}_high']:+.2f}]"
+    return f"{row[f'{side}_effect']:+.2f}{bounds}"
+
+
 def sentence(row: pd.Series, aside: str) -> str:
     """A verdict with its three numbers; ``aside`` (a reason, how strong the evidence is) in brackets."""
-    numbers = "; ".join(
-        f"{side} {row[f'{side}_effect']:+.2f} [{row[f'{side}_low']:+.2f}, {row[f'{side}_high']:+.2f}]" for side in SIDES
-    )
+    numbers = "; ".join(f"{side} {_estimate(row, side)}" for side in SIDES)
     if row.get("labelled"):
         numbers += f"; adjusted and marginal rest on {row['labelled']:.0f} labels of the concept, too"
     said = f" ({aside})" if aside else ""

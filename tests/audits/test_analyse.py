@@ -300,7 +300,11 @@ def test_a_latent_common_cause_is_not_identifiable(world: World) -> None:
     graph = CausalGraph(
         [AGE, DISEASE, VIEW, COIN], [("view", "disease"), ("view", "image")], confounded=[("disease", "view")]
     )
-    assert "not identifiable" in reason(run(world, world.measure(FLIP), graph=graph))
+    analysis = run(world, world.measure(FLIP), graph=graph)
+    assert "not identifiable" in reason(analysis)
+    said = cell(analysis, "view", "of_view")["sentence"]
+    assert "adjusted not known;" in said
+    assert "nan" not in said
 
 
 def test_without_overlap_nothing_is_claimed() -> None:
