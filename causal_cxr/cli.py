@@ -107,6 +107,12 @@ def finetune(
     attribute: Annotated[str | None, typer.Option(help="Of balancing, own captions and tokens.")] = None,
     balanced: Annotated[bool, typer.Option(help="Weigh rows by P(A) / P(A | Z(A)).")] = False,
     captions: Annotated[CaptionKind, typer.Option(help="Captions name all attributes, or their own one.")] = "full",
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help="Of captions, such as 'Chest X-ray[ of a {sex} subject][ with {findings}].'; the base's unless given."
+        ),
+    ] = None,
     images: Annotated[int, typer.Option(min=8, help="Of a phantom world.")] = 20_000,
     size: Annotated[int, typer.Option(min=16, help="Pixels a side of a phantom.")] = 64,
     steps: Annotated[int, typer.Option(min=1)] = 1_500,
@@ -135,7 +141,7 @@ def finetune(
         material = from_world(world, images, size=size, seed=seed) if world else from_spec(Path(spec or ""), seed=seed)
         run_finetune(
             material, out, base=base, what=what, rank=rank, attribute=attribute, balanced=balanced,
-            own_captions=captions == "own", steps=steps, batch_size=batch, learning_rate=learning_rate,
+            own_captions=captions == "own", template=template, steps=steps, batch_size=batch, learning_rate=learning_rate,
             validate_every=validate_every or None, patience=patience, mixed_precision=mixed_precision, device=device,
             graphs=graphs, calibrate=calibrate, seed=seed,
         )  # fmt: skip

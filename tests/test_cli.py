@@ -124,6 +124,32 @@ def test_finetune_writes_an_adapter_of_one_attribute_and_its_card(small_base, tm
     assert DiffusionEditor.from_pretrained(small_base, adapter=tmp_path).attributes == {"view"}
 
 
+def test_finetune_names_attributes_by_a_template_that_the_adapter_brings_along(small_base, tmp_path):
+    from causal_cxr.editors import DiffusionEditor
+
+    template = "[{view}][ of {sex}]"
+    done = tune(small_base, tmp_path, "--world", "portable", "--validate-every", 0, "--template", template)
+    assert done.exit_code == 0, done.output
+    assert f" --template '{template}' --steps 2" in done.output
+    editor = DiffusionEditor.from_pretrained(small_base, adapter=tmp_path)
+    assert (editor.template, editor.attributes) == (template, {"view", "sex"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--template", "{lamp}"], "The template '{lamp}' has a slot {lamp} for no attribute"),
+        (["--template", "chest x-ray"], "The template 'chest x-ray' names none of ["),
+        (["--template", "{sex}", "--attribute", "view", "--balanced"], "The template '{sex}' names none of ['view']"),
+    ],
+)
+def test_finetune_refuses_a_template_that_cannot_name_what_is_learnt(small_base, tmp_path, arguments, says):
+    done = tune(small_base, tmp_path / "out", "--world", "portable", *arguments)
+    assert done.exit_code == 2
+    assert says in words(done.output)
+    assert not (tmp_path / "out").exists()
+
+
 def test_finetune_learns_words_and_is_judged_on_held_out_patients(small_base, tmp_path, monkeypatch):
     from causal_cxr.audits import finetuning
     from causal_cxr.editors import DiffusionEditor

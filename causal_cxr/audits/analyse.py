@@ -75,7 +75,8 @@ def analyse(
         ``bound_high`` (:func:`causal_cxr.audits.effects.rejection_bounds`; on the scale of the concept, so beyond [-1, 1] where the
         reader's slope is low), with 95% confidence between ``bound_low_95`` and ``bound_high_95``. ``rival_q``: q of "the adjusted association is there", which needs no editor. ``agreement``: what
         the other readers that read it well enough say; ``witness``: the one that bears out a reader that follows the
-        attribute. ``shift_removed`` with ``shift_se``: what of each estimate from scores was taken off as what the reader sees of the
+        attribute. ``editor_mde`` and ``adjusted_mde``: the effect that such an error lets one call "yes" with a power of 0.8, on that
+        side alone and before correction for other cells. ``shift_removed`` with ``shift_se``: what of each estimate from scores was taken off as what the reader sees of the
         attribute itself, in scores. ``effectiveness``: how much of what is asked of the attribute itself the edit does, by the
         reader that reads it best; ``editor_p_no`` and ``direct_p_no`` are of the effects divided by it where it is less than 1. ``refusal``: the type of an ``undecided``
         (:data:`causal_cxr.audits.gates.REFUSALS`). ``labelled``: labels that adjusted and marginal rest on, prediction-powered;

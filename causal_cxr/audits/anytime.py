@@ -29,7 +29,7 @@ from scipy import stats
 from causal_cxr.audits.agreement import DIFFER, best_reader, reader_agreement
 from causal_cxr.audits.analyse import Analysis, analyse
 from causal_cxr.audits.associations import associations
-from causal_cxr.audits.cells import EDITED, SIDES, cell
+from causal_cxr.audits.cells import EDITED, NO_EDITS, SIDES, cell
 from causal_cxr.audits.decisions import INTERNAL, sentence
 from causal_cxr.audits.differences import asked_edits, paired_differences
 from causal_cxr.audits.effects import (
@@ -199,6 +199,7 @@ class StoppingRule:
                 cells[f"{side}_e_{call}"] = benjamini_yekutieli_calibrator(p, tests, self._alpha)
             cells[f"{side}_call"] = _calls(cells, side, self._alpha)
         contradicted = rejected_at(self._falsification)
+        cells["gates"] = [tuple(gate for gate in gates if gate.kind != NO_EDITS) for gates in cells["gates"]]
         cells["gates"] = [
             (*gates, Gate("graph falsified", f"graph falsified: {contradicted[name]}")) if name in contradicted else gates
             for gates, name in zip(cells["gates"], cells["attribute"], strict=True)
@@ -245,7 +246,7 @@ class StoppingRule:
         Returns:
             as :func:`causal_cxr.audits.analyse`, but: ``{side}_e_yes`` and ``{side}_e_no`` in the place of p, e-values as they were when the
             cell got its verdict (``at_patients``) or its contrast stopped; ``e``, the verdict's own; ``editor_low`` to
-            ``editor_high`` and ``direct_low`` to ``direct_high`` are confidence sequences; ``q``, ``editor_se``, ``direct_se`` and the bounds of other tables are NaN. ``rival_q`` needs no edit
+            ``editor_high`` and ``direct_low`` to ``direct_high`` are confidence sequences; ``q``, ``editor_se``, ``direct_se``, ``editor_mde`` and the bounds of other tables are NaN. ``rival_q`` needs no edit
             and stays.
         """
         self._claim(pd.Series(True, index=self._cells.index))  # all editors are one family
@@ -254,9 +255,11 @@ class StoppingRule:
         mine = self._cells.reset_index(drop=True)
         evidence = [c for c in mine.columns if c.endswith(("_e_yes", "_e_no", "_call"))]
         cells = described.assign(**{c: mine[c] for c in [*evidence, "verdict", "e", "at_patients", "frozen"]})
-        cells[[*(f"{side}_se" for side in EDITED), "bound_low_95", "bound_high_95"]] = np.nan
+        fixed = [*(f"{side}_se" for side in EDITED), "editor_mde", "bound_low_95", "bound_high_95"]
+        cells[fixed] = np.nan
         self._bound(cells, frames)
-        cells["gates"] = [(*a, *b) for a, b in zip(mine["gates"], mine["editor_gates"], strict=True)]
+        unedited = [tuple(gate for gate in gates if gate.kind == NO_EDITS) for gates in cells["gates"]]
+        cells["gates"] = [(*a, *b, *c) for a, b, c in zip(mine["gates"], mine["editor_gates"], unedited, strict=True)]
         cells["patients_needed"], cells["witness"] = np.nan, ""
         p = [f"{side}_p_{call}" for side in (*SIDES, "direct") for call in ("yes", "no")]
         chosen = mine["chosen"].to_numpy()

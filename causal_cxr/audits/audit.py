@@ -159,10 +159,11 @@ class Audit:
 
         Raises:
             ManifestMismatch: ``out`` holds another audit.
-            ValueError: audited patients overlap with those of a fit; labels of what no reader reads, of other rows, out of
+            ValueError: an editor can set no attribute that is asked about; audited patients overlap with those of a fit; labels of what no reader reads, of other rows, out of
                 range, or of an audit that stops.
         """
         editors = named_editors(editor)
+        self._check_settable(editors)
         self._check_labels(labels, dataset)
         self.refuse_overlap(editors, dataset)
         if device is not None:
@@ -316,6 +317,15 @@ class Audit:
         """Concepts to decide about, and those that show labelled attributes: they judge the editor."""
         chosen = self.concepts
         return tuple(c for c in reader.concepts if chosen is None or c.name in chosen or c.attribute is not None)
+
+    def _check_settable(self, editors: Mapping[str, Editor]) -> None:
+        asked = {contrast.attribute for contrast in self.interventions}
+        for name, editor in editors.items():
+            if not asked & editor.attributes:
+                raise ValueError(
+                    f"Editor {name!r} can set {sorted(editor.attributes)}, and none of {sorted(asked)}, which the audit asks "
+                    "about; give one that can, or other interventions=."
+                )
 
     def _check_labels(self, labels: pd.DataFrame | None, dataset: Dataset) -> None:
         if labels is None:

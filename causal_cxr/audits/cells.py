@@ -8,7 +8,7 @@ import pandas as pd
 
 from causal_cxr.audits.associations import Association
 from causal_cxr.audits.differences import crossings, edit_bounds
-from causal_cxr.audits.effects import NOTHING, Effect, paired_effect
+from causal_cxr.audits.effects import NOTHING, Effect, minimum_detectable_effect, paired_effect
 from causal_cxr.audits.gates import Gate
 from causal_cxr.audits.obedience import Obedience
 from causal_cxr.graphs import CausalGraph, Contrast
@@ -22,6 +22,7 @@ RARE = 0.2  #: below this prevalence delta is half the prevalence
 EDITED = ("editor", "direct")  #: sides of edits, which may do less than they are asked
 FOLLOW_SHARE = 0.5  #: a reader may follow A by this share of delta
 FOLLOWS = "reader follows"
+NO_EDITS = "no edits"
 FEWEST_EXPECTED = (
     10  #: images with the concept, and without, at the rarer level, were it as frequent there as elsewhere
 )
@@ -81,6 +82,9 @@ def cell(
         call = "" if not e.n else "yes" if p_yes <= alpha else "no" if p_no <= alpha and not mute else "undecided"
         row |= {f"{side}_effect": e.value, f"{side}_se": e.se, f"{side}_low": low, f"{side}_high": high,
                 f"{side}_p_yes": p_yes, f"{side}_p_no": 1.0 if mute else p_no, f"{side}_call": call}  # fmt: skip
+    for side in ("editor", "adjusted"):
+        e = effects[side]
+        row[f"{side}_mde"] = minimum_detectable_effect(e, delta, alpha=alpha) if e.se > 0 else np.nan
     row |= {"up_effect": effects["up"].value, "down_effect": effects["down"].value}
     row["gained"], row["lost"] = crossings(paired["total"], column)
     if asked is None:
@@ -106,6 +110,7 @@ def cell(
         (not readable, "reader unknown", "no reading of this concept is known to work"),
         (inseparable, "reader inseparable", f"too few labelled images to tell the reader from one of {about}"),
         (follows, FOLLOWS, f"reader follows {about}"),
+        (not raw["editor"].n, NO_EDITS, _no_edits(about, asked, paired["total"])),
         (obedience.effective is False and shows, "editor not effective", f"editor not effective on {about}"),
         (declared_cause, "declared cause", f"declared as a cause of {about}"),
         (seen.adjustment is None, "not identifiable", "not identifiable: a latent common cause"),
@@ -117,6 +122,16 @@ def cell(
     row |= {"gates": gates, "blind": blind, "follows": follows or inseparable, "shift_known": shift.known,
             "shift_removed": shift.value, "shift_se": shift.se, "effectiveness": obedience.done.value}  # fmt: skip
     return row
+
+
+def _no_edits(about: str, asked: pd.DataFrame | None, paired: pd.DataFrame | None) -> str:
+    if asked is None:
+        return f"the editor cannot set {about}, or there was no image to set it in"
+    return (
+        f"no edit of {about} was accepted"
+        if paired is None
+        else f"accepted edits of {about} are of fewer than three patients"
+    )
 
 
 def follows_far(quality: ReaderQuality, concept: str, attribute: str, slope: float, delta: float) -> bool:

@@ -1,6 +1,7 @@
 """``causal-cxr finetune``: an editor fine-tuned on a phantom world, or on the dataset of an audit's specification."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,6 +107,7 @@ def run_finetune(
     attribute: str | None,
     balanced: bool,
     own_captions: bool,
+    template: str | None,
     steps: int,
     batch_size: int,
     learning_rate: float | None,
@@ -120,15 +122,20 @@ def run_finetune(
     """Fine-tune, judge, and write weights, card and logs into ``out``; a killed run goes on.
 
     Raises:
-        ValueError: an attribute is needed and none is named, or it cannot be used so; see
-            :func:`~causal_cxr.editors.finetune.finetune`.
+        ValueError: an attribute is needed and none is named, or it cannot be used so; a template that cannot be read, or
+            names nothing that is to be learnt; see :func:`~causal_cxr.editors.finetune.finetune`.
     """
     graph = material.graph
     if attribute is None and (balanced or own_captions or what == "tokens"):
         raise ValueError("Balancing, own captions and tokens are of one attribute: name it with --attribute.")
     if attribute is not None and attribute not in graph.labelled:
         raise ValueError(f"--attribute {attribute} is no labelled attribute; those are {list(graph.labelled)}.")
-    start = _base(base, material)
+    start = _base(base, material, template)
+    learnt = set(graph.labelled) if attribute is None else {attribute}
+    if not learnt & start.attributes:
+        raise ValueError(
+            f"The template {start.template!r} names none of {sorted(learnt)}, so that no edit could set it; give it a slot."
+        )
     trainable: Trainable = LoRA(rank)
     if what == "denoiser":
         trainable = Denoiser()
@@ -160,10 +167,10 @@ def run_finetune(
         fitted = calibrated(fitted, weigher)
     options: dict[str, Any] = {
         "base": base, "what": what, "rank": rank, "attribute": attribute, "captions": "own" if own_captions else "full",
-        "steps": steps, "batch": batch_size, "learning-rate": learning_rate, "validate-every": validate_every or 0,
+        "template": template, "steps": steps, "batch": batch_size, "learning-rate": learning_rate, "validate-every": validate_every or 0,
         "patience": patience, "mixed-precision": mixed_precision, "device": device, "seed": seed,
     }  # fmt: skip
-    told = " ".join(f"--{name} {value}" for name, value in options.items() if value is not None)
+    told = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None)
     publish(
         fitted, out, title=f"Fine-tuned diffusion editor: {what}" + (f", {attribute}" if attribute else ""),
         data=material.told, command=f"causal-cxr finetune {material.arguments} {told}{' --balanced' * balanced}{' --graphs' * graphs}{' --calibrate' * calibrate} --out DIR",
@@ -172,14 +179,13 @@ def run_finetune(
     return fitted
 
 
-def _base(base: str, material: Material) -> DiffusionEditor:
+def _base(base: str, material: Material, template: str | None) -> DiffusionEditor:
     """The editor that the fit starts from, naming the graph's attributes: what the base does not know an adapter learns."""
     editor = _opened(base, material.graph)
     named = {name: material.graph.attributes[name] for name in material.graph.labelled}
-    if editor.graph_attributes == named:
-        return editor
-    start = editor.using(attributes=named)
-    start.renderer_version = material.renderer_version
+    start = editor.using(attributes=named, template=template)
+    if editor.graph_attributes != named:
+        start.renderer_version = material.renderer_version
     return start
 
 

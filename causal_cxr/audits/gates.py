@@ -9,6 +9,7 @@ REFUSALS = {
     "reader follows": "a reader fitted where concept and attribute are independent, or two readers that share nothing",
     "reader blind": "a reader with a higher slope: more labels, more pixels",
     "readers differ": "look at the gallery: the readers do not see the same thing",
+    "no edits": "an editor that can set the attribute, and whose edits are accepted",
     "editor not effective": "a longer fit, guidance that is calibrated (editors.diffusion.calibrated), or another editor",
     "declared cause": "ask what the concept does to the attribute instead",
     "not identifiable": "measure the common cause, or use an instrument",

@@ -87,8 +87,9 @@ def measure(
         stopping.begin(pd.concat(map(pd.read_parquet, files), ignore_index=True))
     parts = plan.shards(np.arange(len(plan.edited))) if stopping is None else stopping.parts()
     for name, editor in editors.items():
+        able = plan.within(editor)
         for i, positions in enumerate(parts):
-            asked = plan if stopping is None else plan.asking(stopping.asked(name))
+            asked = able if stopping is None else able.asking(stopping.asked(name))
             if stopping is not None and not asked.targets:
                 break
             file = folder / name / f"shard-{i:05d}.parquet"
@@ -111,19 +112,19 @@ def measure(
         carry_out_once(
             folder / name / "cycles",
             {"composed": trials.composed, "reversed": trials.reversed},
-            partial(tried_cycles, dataset, editor, plan, trials),
+            partial(tried_cycles, dataset, editor, able, trials),
         )
         tell(f"composition of {name}", min(trials.composed, len(plan.edited)))
         ladders = {contrast: [step for step, _ in ladder] for contrast, ladder in plan.ladders.items()}
         asked_doses = {"doses": list(trials.doses), "dosed": trials.dosed, "steps": ladders}
         if trials.doses or plan.ladders:
             carry_out_once(
-                folder / name / "doses", asked_doses, partial(tried_doses, dataset, name, editor, readers, plan, trials)
+                folder / name / "doses", asked_doses, partial(tried_doses, dataset, name, editor, readers, able, trials)
             )
             tell(f"doses of {name}", 0)
         file = folder / name / "likeness.parquet"
         if not file.exists():
-            write_parquet(_likeness(folder / name, dataset, plan), file)
+            write_parquet(_likeness(folder / name, dataset, able), file)
 
 
 def _factual_shard(dataset: Dataset, readers: Sequence[Reader], rows: np.ndarray) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from causal_cxr.audits.cycles import NEUTRAL
 from causal_cxr.data.dataset import Dataset
+from causal_cxr.editors.editor import Editor
 from causal_cxr.graphs import CausalGraph, Contrast
 
 NULL_PHRASING = NEUTRAL  #: null edits say the same in other words
@@ -59,6 +60,10 @@ class Plan:
     def asking(self, contrasts: Collection[str]) -> "Plan":
         """The same, with the targets of these contrasts only."""
         return replace(self, targets=tuple(t for t in self.targets if t.contrast.name in contrasts))
+
+    def within(self, editor: Editor) -> "Plan":
+        """The same, with the targets of contrasts that the editor can carry out."""
+        return self.asking([t.contrast.name for t in self.targets if t.contrast.attribute in editor.attributes])
 
     def shards(self, rows: np.ndarray) -> list[np.ndarray]:
         """The fixed partition."""

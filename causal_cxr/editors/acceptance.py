@@ -4,7 +4,7 @@ A rejected edit is returned and marked, with its reason: audits count it in its 
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -90,11 +90,11 @@ class CLIPAcceptance:
         self, images: Tensor, edited: Tensor, factual: pd.DataFrame, target: pd.DataFrame
     ) -> dict[str, np.ndarray]:
         """``(n,)`` each of ``image_image``, ``image_text``, ``directional``, NaN where there is none: to choose thresholds by."""
-        before, after = (captions(table, self.attributes, 0, self.template) for table in (factual, target))
+        before, after = self._said(factual), self._said(target)
         was, became = (self._unit(self.model.encode_image(self.preprocess(x))) for x in (images, edited))
         said, asked = self._texts(before), self._texts(after)
         directional = functional.cosine_similarity(became - was, asked - said)
-        directional[torch.tensor([a == b for a, b in zip(before, after, strict=True)])] = torch.nan
+        directional[torch.from_numpy(before == after)] = torch.nan
         found = {
             "image_image": (was * became).sum(1),
             "image_text": (became * asked).sum(1),
@@ -105,15 +105,21 @@ class CLIPAcceptance:
     def __call__(
         self, images: Tensor, edited: Tensor, factual: pd.DataFrame, target: pd.DataFrame
     ) -> tuple[np.ndarray, tuple[str, ...]]:
-        """See :class:`Acceptance`; a reason names every threshold that was missed, and by what."""
+        """See :class:`Acceptance`; a reason names every threshold that was missed, and by what.
+
+        What the model sees in an image that is no image, such as one that diverged, is NaN, and reaches no threshold.
+        """
         found = self.similarities(images, edited, factual, target)
+        tested = {"directional": self._said(factual) != self._said(target)}
         reasons: list[list[str]] = [[] for _ in range(len(images))]
         for name, threshold in self._thresholds().items():
             if threshold is None:
                 continue
-            for row in np.flatnonzero(found[name] < threshold):
-                what = name.replace("_", "-")
-                reasons[row].append(f"{what} similarity {found[name][row]:z.2f} < {threshold:.2f}")
+            for row in np.flatnonzero(~(found[name] >= threshold) & tested.get(name, True)):
+                what, value = f"{name.replace('_', '-')} similarity", found[name][row]
+                reasons[row].append(
+                    f"{what} is not a number" if np.isnan(value) else f"{what} {value:z.2f} < {threshold:.2f}"
+                )
         return np.array([not missed for missed in reasons], dtype=bool), tuple("; ".join(missed) for missed in reasons)
 
     def __repr__(self) -> str:
@@ -125,10 +131,12 @@ class CLIPAcceptance:
     def _thresholds(self) -> dict[str, float | None]:
         return {"image_image": self.image_image, "image_text": self.image_text, "directional": self.directional}
 
-    def _texts(self, texts: Sequence[str]) -> Tensor:
-        unique = sorted(set(texts))
-        states = self._unit(self.model.encode_text(self.tokenize(unique)))
-        return states[[unique.index(text) for text in texts]]
+    def _said(self, table: pd.DataFrame) -> np.ndarray:
+        return np.array(captions(table, self.attributes, 0, self.template), dtype=object)
+
+    def _texts(self, texts: np.ndarray) -> Tensor:
+        unique, at = np.unique(texts, return_inverse=True)
+        return self._unit(self.model.encode_text(self.tokenize(unique.tolist())))[at]
 
     @staticmethod
     def _unit(features: Any) -> Tensor:

@@ -97,11 +97,16 @@ class CLIPGuidedEditor:
         self.mean, self.std = (torch.as_tensor(v, dtype=torch.float32).reshape(1, -1, 1, 1) for v in (mean, std))
         self.fitted_on = fitted_on_all([base.fitted_on, clip_fitted_on])
         self.ledger = Ledger()
-        digest = hashlib.sha256(f"{base.fingerprint}|{self.guidance}|{self.mean.tolist()}|{self.std.tolist()}".encode())
+        digest = hashlib.sha256(f"{self.guidance}|{self.mean.tolist()}|{self.std.tolist()}".encode())
         digest.update(repr([a.to_dict() for a in self.graph_attributes.values()]).encode())
         for name, weight in sorted(model.state_dict().items()):
             digest.update(name.encode() + weight.to(torch.float16).cpu().numpy().tobytes())
-        self.fingerprint = digest.hexdigest()[:16]
+        self._own_fingerprint = digest.hexdigest()
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the base, of CLIP's weights and words, and of the guidance."""
+        return hashlib.sha256(f"{self.base.fingerprint}|{self._own_fingerprint}".encode()).hexdigest()[:16]
 
     @property
     def method(self) -> str:
@@ -123,7 +128,7 @@ class CLIPGuidedEditor:
     def edit(self, abduction: Abduction, target: pd.DataFrame, *, phrasing: int = 0, strength: float = 1.0) -> Edit:
         """Seek the offsets, and redraw with ``strength`` of them: 0 returns the image.
 
-        A row of which no attribute changes has no direction and is returned as it is.
+        A row of which no attribute changes has no direction and is returned as it is. The base's ``accept`` judges edits.
 
         Raises:
             ValueError: the target sets an attribute without phrases here.
@@ -134,7 +139,7 @@ class CLIPGuidedEditor:
         rows = direction.norm(dim=1) > 0
         edited = self.base.pipeline.latents.decode(image).cpu()
         if not rows.any() or strength == 0.0:
-            return Edit.all_accepted(edited)
+            return self.base.judged(edited, abduction, target)
         at = max(1, round(self.guidance.depth * (len(trajectory.times) - 1)))
         picked = rows.nonzero()[:, 0].to(device)
         with torch.no_grad():
@@ -146,7 +151,7 @@ class CLIPGuidedEditor:
             latents = sought.moved(strength * offset)
             edited[rows] = self.base.pipeline.latents.decode(latents).cpu()
         self.ledger += denoiser.ledger
-        return Edit.all_accepted(edited, denoiser.ledger.evaluations)
+        return self.base.judged(edited, abduction, target, denoiser.ledger.evaluations)
 
     def _sought(self, sought: "_Sought", direction: Tensor) -> Tensor:
         """The offset of each image. Images do not meet in the sum of losses, nor in Adam's moments."""

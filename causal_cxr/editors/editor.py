@@ -68,17 +68,20 @@ class Editor(Protocol):
     """Carries out interventions on images.
 
     Attributes:
-        fingerprint: of weights and settings; a resumed run never mixes two.
         attributes: what it can set, labelled or hidden.
         semantics: ``observational`` when fitted to co-occurrence, ``structural`` when U is a node of its own model.
         fitted_on: patients it was fitted on; ``None`` when unknown, :class:`~causal_cxr.data.patients.AtLeast` when these are not
             all, which reports say.
     """
 
-    fingerprint: str
     attributes: frozenset[str]
     semantics: Literal["observational", "structural"]
     fitted_on: frozenset[str] | None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of weights and settings; a resumed run never mixes two."""
+        ...
 
     def abduct(self, images: Tensor, attributes: pd.DataFrame, *, seeds: np.ndarray) -> Abduction:
         """Infer what is needed to redraw the images.

@@ -9,6 +9,7 @@ import pytest
 
 from causal_cxr.audits.analyse import Analysis, analyse
 from causal_cxr.audits.associations import associations
+from causal_cxr.audits.effects import Effect, minimum_detectable_effect, power_of
 from causal_cxr.audits.gates import REFUSALS
 from causal_cxr.graphs import Binary, Categorical, CausalGraph, Continuous, Contrast, default_contrasts
 from causal_cxr.readers.concepts import Concept
@@ -639,6 +640,15 @@ def test_what_a_reader_may_see_of_the_attribute_is_taken_off_with_its_error_howe
         slope_part = [0.02 / SLOPE * e[f"{side}_effect"] for e in (with_it, without)]
         alone = without[f"{side}_se"] ** 2 - slope_part[1] ** 2
         assert with_it[f"{side}_se"] ** 2 == pytest.approx(alone + (0.03 / SLOPE) ** 2 + slope_part[0] ** 2)
+
+
+def test_the_smallest_effect_that_could_be_shown_is_that_of_the_cells_own_error(oracle: Analysis) -> None:
+    for edge in oracle.edges.to_dict("records"):
+        for side in ("editor", "adjusted"):
+            plan = Effect(0.0, edge[f"{side}_se"], 1e6, 256, 256)
+            needed = minimum_detectable_effect(plan, edge["delta"])
+            assert edge[f"{side}_mde"] == pytest.approx(needed, rel=0.02)
+            assert power_of("yes", plan, edge[f"{side}_mde"], edge["delta"]) == pytest.approx(0.8, abs=0.02)
 
 
 def test_no_is_said_of_the_whole_that_was_asked_not_of_the_half_that_was_done(world: World) -> None:

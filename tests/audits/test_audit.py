@@ -13,7 +13,9 @@ import pandas as pd
 import pytest
 from audits.fakes import GRAPH, CornerDataset, CornerEditor, CornerReader
 
-from causal_cxr.audits import Anytime, Audit, ManifestMismatch, Report
+from causal_cxr.audits import Anytime, Audit, ManifestMismatch, Report, Trials
+from causal_cxr.editors import Edit
+from causal_cxr.graphs import default_contrasts
 
 
 @pytest.fixture(scope="module")
@@ -218,3 +220,42 @@ def test_an_audit_that_stops_takes_no_labels():
     dataset = CornerDataset(200)
     with pytest.raises(ValueError, match="leave out labels= or stopping="):
         Audit(GRAPH, [CornerReader()], stopping=Anytime()).run(CornerEditor(), dataset, labels=leads_seen(dataset))
+
+
+class ViewOnly(CornerEditor):
+    attributes = frozenset({"view"})
+
+
+def test_what_an_editor_cannot_set_is_not_asked_of_it_and_said():
+    editors = {"both": CornerEditor(), "one": ViewOnly()}
+    for stopping in (None, Anytime()):
+        trials = None if stopping else Trials(composed=16, reversed=8)
+        audit = Audit(GRAPH, [CornerReader()], n_edited=120, trials=trials, stopping=stopping)
+        report = audit.run(editors, CornerDataset(800), seed=1)
+        asked = report.measurements.groupby("editor")["contrast"].unique()
+        assert "disease: 0 -> 1" in asked["both"]
+        assert set(asked["one"]) == {"", "view: PA -> AP"}
+        cells = report.edges.set_index(["editor", "contrast", "concept"])
+        of_disease = cells.loc[("one", "disease: 0 -> 1", "leads")]
+        assert (of_disease["verdict"], of_disease["refusal"]) == ("undecided", "no edits")
+        assert of_disease["reason"] == "the editor cannot set disease, or there was no image to set it in"
+        assert cells.loc[("one", "view: PA -> AP", "leads"), "verdict"] == "hidden"
+
+
+def test_an_editor_that_can_set_nothing_that_is_asked_is_refused():
+    disease = [c for c in default_contrasts(GRAPH) if c.attribute == "disease"]
+    with pytest.raises(ValueError, match=r"'editor' can set \['view'\], and none of \['disease'\]"):
+        Audit(GRAPH, [CornerReader()], interventions=disease).run(ViewOnly(), CornerDataset(400))
+
+
+class Rejecting(CornerEditor):
+    def edit(self, abduction, target, *, phrasing=0, strength=1.0):
+        edit = super().edit(abduction, target, phrasing=phrasing, strength=strength)
+        kept = target["disease"].to_numpy() == abduction.factual["disease"].to_numpy()
+        return Edit(edit.images, kept, tuple("" if k else "no" for k in kept), edit.evaluations)
+
+
+def test_where_every_edit_was_rejected_that_is_the_reason():
+    report = Audit(GRAPH, [CornerReader()], n_edited=120, trials=None).run(Rejecting(), CornerDataset(800), seed=1)
+    edge = report.edges.set_index(["contrast", "concept"]).loc[("disease: 0 -> 1", "leads")]
+    assert (edge["refusal"], edge["reason"]) == ("no edits", "no edit of disease was accepted")

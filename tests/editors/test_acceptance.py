@@ -82,6 +82,21 @@ def test_an_edit_that_changes_no_caption_has_no_direction_to_miss():
     assert np.isnan(strict.similarities(BEFORE, AFTER, FACTUAL, FACTUAL)["directional"]).all()
 
 
+def test_what_is_no_number_reaches_no_threshold():
+    """An edit that diverged; of the directions that there is none of, nobody asks."""
+    diverged = AFTER.clone()
+    diverged[1] = torch.nan
+    judge = acceptance(image_image=-1.0, image_text=-1.0, directional=-1.0)
+    accepted, reasons = judge(BEFORE, diverged, FACTUAL, TARGET)
+    assert accepted.tolist() == [True, False, True]
+    assert reasons[1] == "; ".join(
+        f"{what} similarity is not a number" for what in ("image-image", "image-text", "directional")
+    )
+    accepted, reasons = judge(BEFORE, diverged, FACTUAL, FACTUAL)
+    assert accepted.tolist() == [True, False, True]
+    assert "directional" not in reasons[1]
+
+
 def test_a_threshold_is_a_cosine():
     with pytest.raises(ValueError, match="image_text is a cosine"):
         acceptance(image_text=60.0)

@@ -163,6 +163,30 @@ def test_the_ledger_counts_every_evaluation(base, images):
     assert all(p.grad is None for p in (*base.unet.parameters(), *editor.model.parameters()))
 
 
+class Judge:
+    """Rejects edits that move the image."""
+
+    def __repr__(self) -> str:
+        return "Judge()"
+
+    def __call__(self, images, edited, factual, target):
+        stays = (edited - images).abs().amax(dim=(1, 2, 3)) < 1e-5
+        return stays.numpy(), tuple("" if stayed else "moved" for stayed in stays)
+
+
+def test_edits_are_accepted_as_the_base_accepts_its_own(base, editor, images, abduction):
+    judged = made(base.using(accept=Judge()))
+    assert "Judge()" in judged.method
+    assert judged.fingerprint != editor.fingerprint
+    inverted = judged.abduct(images, FACTUAL, seeds=SEEDS)
+    edit = judged.edit(inverted, TARGET)
+    assert torch.equal(edit.images, editor.edit(abduction, TARGET).images)
+    assert (edit.accepted.tolist(), edit.reasons) == ([False, False, True], ("moved", "moved", ""))
+    for null in (judged.edit(inverted, FACTUAL), judged.edit(inverted, TARGET, strength=0.0)):
+        assert null.accepted.all()
+    assert editor.edit(abduction, TARGET).accepted.all()
+
+
 def test_an_unknown_value_is_left_for_what_else_it_might_be(editor, images):
     blind = editor.abduct(images, FACTUAL.drop(columns="lamp"), seeds=SEEDS)
     moved = lights(editor, editor.edit(blind, TARGET).images) - lights(editor, images)

@@ -13,6 +13,8 @@ from causal_cxr.data.whole_file import whole_file
 from causal_cxr.editors.diffusion.denoiser import Denoiser, Field
 from causal_cxr.editors.diffusion.inversion.inversion import Inversion, Trajectory
 
+FORMAT = 2  #: of what inversions keep; files of another are not found
+
 
 @dataclass(frozen=True)
 class Abductions:
@@ -46,7 +48,7 @@ class Abductions:
             seeds: of ``noise``.
         """
         digest = hashlib.sha256()
-        _digest(digest, [weights, repr(inversion), image, [int(seed) for seed in seeds], source])
+        _digest(digest, [FORMAT, weights, repr(inversion), image, [int(seed) for seed in seeds], source])
         file = self.folder / f"{digest.hexdigest()[:32]}.safetensors"
         if file.exists():
             return _read(file, image.device)

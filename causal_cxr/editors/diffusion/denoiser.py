@@ -114,8 +114,15 @@ class Field(Protocol):
         """That it asks."""
         ...
 
-    def __call__(self, x: Tensor, t: float) -> Prediction:
-        """Of ``x`` ``(n, channels, h, w)`` at time ``t``."""
+    def __call__(self, x: Tensor, t: float, own: Tensor | None = None) -> Prediction:
+        """Of ``x`` at time ``t``.
+
+        Args:
+            x: ``(n, channels, h, w)``.
+            t: one of the process's times.
+            own: where the image's own way asks in place of ``x``, shaped alike, for fields that hold on to it; its
+                trajectory's latent at ``t`` unless given.
+        """
         ...
 
 
@@ -139,7 +146,7 @@ class Captioned:
         if self.scale != 1.0 and self.unconditional is None:
             raise ValueError(f"Guidance {self.scale} needs the caption that it leads away from: pass unconditional=.")
 
-    def __call__(self, x: Tensor, t: float) -> Prediction:
+    def __call__(self, x: Tensor, t: float, own: Tensor | None = None) -> Prediction:
         if self.scale == 1.0 or self.unconditional is None:
             return self.denoiser.predict(x, t, self.condition)
         both = Condition.cat([self.unconditional, self.condition])

@@ -22,6 +22,8 @@ from causal_cxr.editors.diffusion.abductions import Abductions
 from causal_cxr.editors.diffusion.captions import TEMPLATE, captions, named, strangely_worded
 from causal_cxr.editors.diffusion.denoiser import Condition, Denoiser, Ledger
 from causal_cxr.editors.diffusion.guidance import ClassifierFree, Describe, Guidance, PerAttribute, Request
+from causal_cxr.editors.diffusion.guidance.changes import changes
+from causal_cxr.editors.diffusion.guidance.region import Confined
 from causal_cxr.editors.diffusion.hub import located
 from causal_cxr.editors.diffusion.inversion.coupled import Coupled
 from causal_cxr.editors.diffusion.inversion.inversion import Inversion
@@ -48,7 +50,8 @@ class DiffusionEditor:
         inversion: the way to noise and back; :class:`Coupled` unless given: exact, near least in error to true counterfactuals at
             least cost, and lets go of what the target would not draw (``benchmarks/inversion.py`` puts all side by side).
         guidance: makes of a request what the image is redrawn under.
-        template: of captions, see :mod:`~causal_cxr.editors.diffusion.captions`; what it cannot name cannot be set.
+        template: of captions, see :mod:`~causal_cxr.editors.diffusion.captions`; what it cannot name cannot be set, which
+            edits refuse to do.
         accept: judges edits; those that it rejects are returned, and marked with its reasons.
         fitted_on: patients of the fit; ``None`` = unknown.
         size: pixels a side of the images that it was fitted on.
@@ -58,8 +61,8 @@ class DiffusionEditor:
         cache: folder for inverted images, found there again by a later run; ``None`` keeps none.
 
     Attributes:
+        attributes: what it can set: what ``describe`` tells of.
         weights_fingerprint: of the weights and the process: what an adapter belongs to.
-        fingerprint: of these, of what captions name and of the method.
         ledger: the work done since the editor was made.
         provenance: how it was fitted, where that was just now: what its card tells.
     """
@@ -83,15 +86,30 @@ class DiffusionEditor:
         cache: str | Path | None = None,
     ) -> None:
         self.pipeline, self.graph_attributes = pipeline, dict(attributes)
-        self.attributes, self.template, self.accept = named(attributes, template), template, accept
+        self.template, self.accept = template, accept
         self.inversion, self.guidance = inversion or Coupled(), guidance or ClassifierFree()
         self.fitted_on, self.size, self.renderer_version = fitted_on, size, renderer_version
         self.autocast, self.ledger = autocast, Ledger()
         self.cache = None if cache is None else Abductions(Path(cache))
         self.provenance: Mapping[str, Any] = {}
         self.describe: Describe = describe or _Captions(pipeline, self.graph_attributes, template)
+        self.attributes = self.describe.names
         self.weights_fingerprint = self._weights_fingerprint()
-        self.fingerprint = self._fingerprint()
+
+    @property
+    def fingerprint(self) -> str:
+        """Of weights and process, of what captions name, of the method, and of the precision that it computes in where it is now."""
+        named = json.dumps([a.to_dict() for a in self.graph_attributes.values()], sort_keys=True)
+        method = (
+            f"{named}|{self.weights_fingerprint}|{self.size}|{self.inversion!r}|{self.guidance!r}|{self.precision}|"
+            f"{self.template}|{self.accept!r}"
+        )
+        return hashlib.sha256(method.encode()).hexdigest()[:16]
+
+    @property
+    def precision(self) -> torch.dtype | None:
+        """What the networks compute in; ``None`` as their weights are, float32."""
+        return _fastest(self.pipeline.device) if self.autocast == "auto" else self.autocast
 
     @property
     def unet(self) -> Any:
@@ -105,20 +123,26 @@ class DiffusionEditor:
         guidance: Guidance | None = None,
         accept: Acceptance | None = None,
         attributes: Mapping[str, Attribute] | None = None,
+        template: str | None = None,
         pipeline: Pipeline | None = None,
+        size: int | None = None,
     ) -> "DiffusionEditor":
-        """Another editor that shares all that is not given, the weights among it."""
+        """Another editor that shares all that is not given, the weights among it.
+
+        Raises:
+            ValueError: a template that cannot be read, or has a slot for none of the attributes.
+        """
         other = copy.copy(self)
         other.inversion, other.guidance = inversion or self.inversion, guidance or self.guidance
         other.accept, other.ledger, other.provenance = accept or self.accept, Ledger(), {}
-        if attributes is not None or pipeline is not None:
-            other.pipeline = pipeline or self.pipeline
+        other.size = self.size if size is None else size
+        if attributes is not None or template is not None or pipeline is not None:
+            other.pipeline, other.template = pipeline or self.pipeline, self.template if template is None else template
             other.graph_attributes = dict(self.graph_attributes if attributes is None else attributes)
-            other.attributes = named(other.graph_attributes, self.template)
-            other.describe = _Captions(other.pipeline, other.graph_attributes, self.template)
+            other.describe = _Captions(other.pipeline, other.graph_attributes, other.template)
+            other.attributes = other.describe.names
         if pipeline is not None:
             other.weights_fingerprint = other._weights_fingerprint()
-        other.fingerprint = other._fingerprint()
         return other
 
     @classmethod
@@ -147,7 +171,7 @@ class DiffusionEditor:
             attributes: what captions name, in order; needed where the source has no ``editor.json``, which it overrules
                 (with a warning where it names an attribute in words that the editor was not fitted with).
             graph: its labelled attributes are named where neither ``attributes`` nor an ``editor.json`` say what is.
-            template: of captions, if not the one that the editor was saved with.
+            template: of captions, if not the one that the editor, or the adapter, was saved with.
             inversion, guidance, accept: how to edit, and which edits to accept. Weights of attributes that were saved with
                 the editor or its adapter, such as :func:`~causal_cxr.editors.diffusion.calibrated` finds, are its guidance
                 unless another is given.
@@ -188,7 +212,7 @@ class DiffusionEditor:
             attributes,
             inversion=inversion,
             guidance=guidance or _weighed(config),
-            template=config.get("template", TEMPLATE) if template is None else template,
+            template=template if template is not None and adapter is None else config.get("template", TEMPLATE),
             accept=accept,
             fitted_on=unpack(config.get("fitted_on")),
             size=config.get("size", pipeline.size),
@@ -196,11 +220,13 @@ class DiffusionEditor:
         )
         if adapter is None:
             return editor
-        adapted = editor.adapted(located(adapter))
-        return adapted if guidance is None else adapted.using(guidance=guidance)
+        return editor.adapted(located(adapter)).using(guidance=guidance, template=template)
 
     def adapted(self, folder: Path) -> "DiffusionEditor":
         """A copy with an adapter that :meth:`save_adapter` wrote merged into its weights, guided by its attributes' weights if it has any.
+
+        What the adapter's captions named, and how, and what it was fitted on are its own; of those that were written without a
+        template and a size, the base's.
 
         Raises:
             ValueError: the folder holds no adapter, or one of another base.
@@ -218,7 +244,11 @@ class DiffusionEditor:
         unet.fuse_lora()
         unet.unload_lora()
         named_by = {entry["name"]: attribute_from_dict(entry) for entry in config["attributes"]}
-        other = self.using(pipeline=replace(self.pipeline, unet=unet), attributes=named_by, guidance=_weighed(config))
+        other = self.using(
+            pipeline=replace(self.pipeline, unet=unet), attributes=named_by, template=config.get("template"),
+            size=config.get("size"), guidance=_weighed(config),
+        )  # fmt: skip
+        other.renderer_version = config["renderer_version"]
         other.fitted_on = fitted_on_all([self.fitted_on, unpack(config["fitted_on"])])
         return other
 
@@ -251,18 +281,10 @@ class DiffusionEditor:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.pipeline.save(folder, half=half)
-        return _write_config(
-            folder,
-            attributes=[attribute.to_dict() for attribute in self.graph_attributes.values()],
-            size=self.size,
-            renderer_version=self.renderer_version,
-            template=self.template,
-            fitted_on=pack(self.fitted_on),
-            **_weights(self.guidance),
-        )
+        return self._write_config(folder, fitted_on=pack(self.fitted_on))
 
     def save_adapter(self, folder: str | Path, *, base: str, fitted_on: frozenset[str] | None) -> Path:
-        """Write only the LoRA that :func:`~causal_cxr.editors.finetune.finetune` fitted, in float16, and weights as :meth:`save` does.
+        """Write only the LoRA that :func:`~causal_cxr.editors.finetune.finetune` fitted, in float16, and what :meth:`save` tells of it.
 
         Args:
             folder: for it and its ``editor.json``.
@@ -272,14 +294,7 @@ class DiffusionEditor:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         copy.deepcopy(self.unet).half().save_lora_adapter(folder, weight_name=ADAPTER)
-        return _write_config(
-            folder,
-            base=base,
-            attributes=[attribute.to_dict() for attribute in self.graph_attributes.values()],
-            renderer_version=self.renderer_version,
-            fitted_on=pack(fitted_on),
-            **_weights(self.guidance),
-        )
+        return self._write_config(folder, base=base, fitted_on=pack(fitted_on))
 
     def to(self, device: str | torch.device) -> "DiffusionEditor":
         """Compute there; images come and go on the CPU. Returns itself."""
@@ -323,18 +338,36 @@ class DiffusionEditor:
 
         ``strength`` scales the condition's step from the factual caption to the target's: 0 asks for what is, 1 for the
         target, more extrapolates. Edits that ``accept`` rejects are returned with their images.
+
+        Raises:
+            ValueError: nothing that ``target`` changes is named by captions.
         """
+        changed = changes(abduction.factual, target)
+        if changed and not changed.keys() & self.attributes:
+            raise ValueError(
+                f"Cannot set {sorted(changed)}: captions name {sorted(self.attributes)}, so this would change nothing. Name it "
+                "by attributes= and template= (after a fit to such captions), or ask for what is named."
+            )
         with self._counted() as denoiser:
             request = Request(
                 denoiser, self._describing(), abduction.factual, target, abduction.state, phrasing, strength
             )
-            latent = self.inversion.redraw(abduction.state, self.guidance.target(request))
-            images = self.pipeline.latents.decode(latent).cpu()
-            denoiser.ledger.decode += len(images) * self.pipeline.latents.evaluations
+            field = self.guidance.target(request)
+            images = self._decoded(self.inversion.redraw(abduction.state, field), denoiser.ledger)
+            if isinstance(field, Confined) and self.inversion.exact:
+                images = field.held(images, self._decoded(abduction.state.image, denoiser.ledger))
+        return self.judged(images, abduction, target, denoiser.ledger.evaluations)
+
+    def judged(self, images: Tensor, abduction: Abduction, target: pd.DataFrame, evaluations: int = 0) -> Edit:
+        """What was drawn of an abduction of this editor's, as an edit that ``accept`` has judged; all of it if there is none."""
         if self.accept is None:
-            return Edit.all_accepted(images, denoiser.ledger.evaluations)
+            return Edit.all_accepted(images, evaluations)
         accepted, reasons = self.accept(abduction.state.kept[IMAGES], images, abduction.factual, target)
-        return Edit(images, accepted, reasons, denoiser.ledger.evaluations)
+        return Edit(images, accepted, reasons, evaluations)
+
+    def _decoded(self, latents: Tensor, ledger: Ledger) -> Tensor:
+        ledger.decode += len(latents) * self.pipeline.latents.evaluations
+        return self.pipeline.latents.decode(latents).cpu()
 
     def _describing(self) -> Describe:
         """For one call, in which no caption is encoded twice."""
@@ -343,9 +376,7 @@ class DiffusionEditor:
     @contextmanager
     def _counted(self) -> Iterator[Denoiser]:
         """A denoiser whose ledger holds the work of one call; it is added to the editor's."""
-        device = self.pipeline.device
-        kind = _fastest(device) if self.autocast == "auto" else self.autocast
-        denoiser = Denoiser(self.unet, self.pipeline.process, kind)
+        denoiser = Denoiser(self.unet, self.pipeline.process, self.precision)
         yield denoiser
         self.ledger += denoiser.ledger
 
@@ -357,13 +388,16 @@ class DiffusionEditor:
                 digest.update(weight.to(torch.float16).cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def _fingerprint(self) -> str:
-        named = json.dumps([a.to_dict() for a in self.graph_attributes.values()], sort_keys=True)
-        method = (
-            f"{named}|{self.weights_fingerprint}|{self.size}|{self.inversion!r}|{self.guidance!r}|{self.autocast}|"
-            f"{self.template}|{self.accept!r}"
-        )
-        return hashlib.sha256(method.encode()).hexdigest()[:16]
+    def _write_config(self, folder: Path, **content: Any) -> Path:
+        """What the editor has learnt, and ``content``; returns the folder."""
+        learnt = {
+            "attributes": [attribute.to_dict() for attribute in self.graph_attributes.values()],
+            "size": self.size,
+            "renderer_version": self.renderer_version,
+            "template": self.template,
+        }
+        write_json(folder / CONFIG, learnt | content | _weights(self.guidance))
+        return folder
 
 
 @dataclass(frozen=True)
@@ -374,6 +408,10 @@ class _Captions:
     attributes: Mapping[str, Attribute]
     template: str = TEMPLATE
     known: dict[str, Tensor] | None = None
+
+    @property
+    def names(self) -> frozenset[str]:
+        return named(self.attributes, self.template)
 
     def __call__(self, table: pd.DataFrame, phrasing: int = 0) -> Condition:
         return self._encoded(self._said(table, phrasing))
@@ -426,8 +464,3 @@ def _config(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{folder} has no {CONFIG}; save an editor there with DiffusionEditor.save(folder).")
     return json.loads((folder / CONFIG).read_text())
-
-
-def _write_config(folder: Path, **content: Any) -> Path:
-    write_json(folder / CONFIG, content)
-    return folder

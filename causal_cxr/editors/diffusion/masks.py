@@ -21,13 +21,15 @@ class Mask(Protocol):
     Its ``repr`` goes into the editor's fingerprint: it must tell all that the result depends on.
     """
 
-    def __call__(self, request: Request, source: Field, target: Field) -> Tensor:
+    def __call__(self, request: Request, source: Field, target: Field, *, touched: bool = False) -> Tensor:
         """``(n, 1, h, w)`` in [0, 1] over the latents' positions: 1 inside.
 
         Args:
             request: the edit.
             source: the field of the factual captions.
             target: the field of the edit, not confined.
+            touched: of a position that is inside in part say the most, as of what is to be kept; else the least, as of what
+                may change.
         """
         ...
 
@@ -38,7 +40,7 @@ class Drawn:
 
     Attributes:
         masks: ``(h, w)`` in [0, 1] for all images, or a mapping from the images' index (the dataset's rows) to such.
-        edge: width of the soft edge, in latent positions; 0 = as drawn.
+        edge: width of the soft edge, in latent positions, which lies within what may change; 0 = as drawn.
     """
 
     masks: Tensor | Mapping[int, Tensor]
@@ -51,8 +53,12 @@ class Drawn:
                     f"A mask is (h, w) with values in [0, 1], got the shape {tuple(mask.shape)}; convert it."
                 )
 
-    def __call__(self, request: Request, source: Field, target: Field) -> Tensor:
-        """See :class:`Mask`; asks no network."""
+    def __call__(self, request: Request, source: Field, target: Field, *, touched: bool = False) -> Tensor:
+        """See :class:`Mask`; asks no network.
+
+        Raises:
+            ValueError: an image has no mask, or one in which no latent position fits.
+        """
         image = request.trajectory.image
         if isinstance(self.masks, Tensor):
             drawn = [self.masks] * len(image)
@@ -61,9 +67,17 @@ class Drawn:
             if missing:
                 raise ValueError(f"There is no mask for {len(missing)} images, of rows {missing[:5]} ...; draw them.")
             drawn = [self.masks[row] for row in request.factual.index]
-        at = image.shape[-2:]
-        small = [functional.interpolate(mask[None, None].float(), size=at, mode="area") for mask in drawn]
-        return softened(torch.cat(small).to(image.device), self.edge)
+        sign = 1 if touched else -1
+        pooled = [sign * functional.adaptive_max_pool2d(sign * mask[None].float(), image.shape[-2:]) for mask in drawn]
+        for row, mask, small in zip(request.factual.index, drawn, pooled, strict=True):
+            if mask.any() and not small.any():
+                raise ValueError(
+                    f"The mask of row {row} is too thin to act: no position of the latents, of which the image has "
+                    f"{tuple(small.shape[-2:])}, fits in it; draw it larger."
+                )
+        within = torch.stack(pooled).to(image.device)
+        soft = softened(within, self.edge)
+        return torch.maximum(within, soft) if touched else torch.minimum(within, soft)
 
     def __repr__(self) -> str:
         digest = hashlib.sha256()
@@ -100,8 +114,8 @@ class Estimated:
                 f"A mask is estimated with a threshold within (0, 1), at one point or more, and 0 < start <= end <= 1: {self}."
             )
 
-    def __call__(self, request: Request, source: Field, target: Field) -> Tensor:
-        """See :class:`Mask`; where nothing differs, nothing is inside."""
+    def __call__(self, request: Request, source: Field, target: Field, *, touched: bool = False) -> Tensor:
+        """See :class:`Mask`; where nothing differs, nothing is inside. Its positions are inside as a whole."""
         last = len(request.trajectory.times) - 1
         steps = np.unique(np.linspace(self.start * last, self.end * last, self.points).round().clip(1).astype(int))
         image = request.trajectory.image

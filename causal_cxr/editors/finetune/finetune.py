@@ -100,7 +100,8 @@ def finetune(
     told = Captions(dataset.attributes.iloc[rows], named, captions, editor.template)
     history = train(
         pipeline, trained, latents, told, recipe,
-        identity=(dataset.fingerprint, rows.tolist(), what, captions, weights, editor.weights_fingerprint),
+        identity=(dataset.fingerprint, rows.tolist(), what, captions, weights, editor.weights_fingerprint, editor.template,
+                  [attribute.to_dict() for attribute in named.values()]),
         chances=None if balance is None else balance.each, watch=watch,
         editor=lambda: DiffusionEditor(pipeline, named, **about),
     )  # fmt: skip

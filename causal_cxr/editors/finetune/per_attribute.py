@@ -52,8 +52,12 @@ class PerAttributeEditor:
             "structural" if kinds == {"structural"} else "observational"
         )
         self.fitted_on = fitted_on_all(editor.fitted_on for editor in all_of_them)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all these editors."""
         parts = [f"{name}={editor.fingerprint}" for name, editor in self.editors.items()]
-        self.fingerprint = hashlib.sha256("|".join([*parts, rest.fingerprint]).encode()).hexdigest()[:16]
+        return hashlib.sha256("|".join([*parts, self.rest.fingerprint]).encode()).hexdigest()[:16]
 
     def abduct(self, images: Tensor, attributes: pd.DataFrame, *, seeds: np.ndarray) -> Abduction:
         """Keep the images: each editor inverts them when it is first asked, and once."""

@@ -71,7 +71,6 @@ class FlamingoEditor:
             )
         self.base, self.network, self.exemplars, self.scale = base, network, dict(exemplars or {}), scale
         self.layers_fitted_on, self.provenance = fitted_on, dict[str, Any]()
-        self.attributes = base.attributes | frozenset(self.exemplars)
         seen = [base.fitted_on, fitted_on, *(shown.patients for shown in self.exemplars.values())]
         self.fitted_on = fitted_on_all(seen)
         pipeline = Pipeline(network, base.pipeline.text, base.pipeline.latents, base.pipeline.process)
@@ -80,8 +79,13 @@ class FlamingoEditor:
             template=base.template, accept=base.accept, fitted_on=self.fitted_on, size=base.size, renderer_version=base.renderer_version, autocast=base.autocast,
             describe=_Shown(base.describe, network, pipeline.latents, self.exemplars),
         )  # fmt: skip
+        self.attributes = self._editor.attributes
+
+    @property
+    def fingerprint(self) -> str:
+        """As of :class:`DiffusionEditor`, and of the exemplars."""
         shown = {name: examples.fingerprint for name, examples in sorted(self.exemplars.items())}
-        self.fingerprint = hashlib.sha256(f"{self._editor.fingerprint}|{shown}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{self._editor.fingerprint}|{shown}".encode()).hexdigest()[:16]
 
     @property
     def ledger(self) -> Ledger:
@@ -195,6 +199,10 @@ class _Shown:
     latents: LatentSpace
     exemplars: Mapping[str, Exemplars]
     tokens: dict[tuple[str, Any], Tensor] = field(default_factory=dict)
+
+    @property
+    def names(self) -> frozenset[str]:
+        return self.words.names | frozenset(self.exemplars)
 
     def __call__(self, table: pd.DataFrame, phrasing: int = 0) -> Condition:
         text = self.words(table.drop(columns=list(self.exemplars), errors="ignore"), phrasing).text

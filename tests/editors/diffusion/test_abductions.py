@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from causal_cxr.editors.diffusion import abductions as module
 from causal_cxr.editors.diffusion.abductions import Abductions
 from causal_cxr.editors.diffusion.denoiser import Captioned, Condition, Denoiser
 from causal_cxr.editors.diffusion.inversion import DDIM, Coupled, Offsets
@@ -71,6 +72,14 @@ def test_whatever_the_result_depends_on_is_inverted_anew(source, tmp_path):
     for count, ((method, field, image), options) in enumerate(variants, start=1):
         cache.invert(method, field, image, noise, **options)
         assert len(list(tmp_path.iterdir())) == count
+
+
+def test_files_of_an_earlier_format_are_not_found(source, tmp_path, monkeypatch):
+    Abductions(tmp_path).invert(Coupled(2), source, IMAGE, noise, **PLAIN)
+    spent = source.denoiser.ledger.forward
+    monkeypatch.setattr(module, "FORMAT", module.FORMAT + 1)
+    Abductions(tmp_path).invert(Coupled(2), source, IMAGE, noise, **PLAIN)
+    assert source.denoiser.ledger.forward == 2 * spent
 
 
 def test_a_write_that_is_cut_short_leaves_nothing_behind(source, tmp_path, monkeypatch):

@@ -244,11 +244,24 @@ def test_a_template_says_what_captions_name_and_so_what_can_be_set(images):
     editor = made(template="chest x-ray[ , {view}]")
     assert editor.attributes == {"view"}
     abduction = editor.abduct(images, FACTUAL, seeds=SEEDS)
-    null, older = (editor.edit(abduction, table).images for table in (FACTUAL, FACTUAL.assign(age=80.0)))
-    assert torch.equal(null, older)
+    turned, both = (editor.edit(abduction, table).images for table in (FACTUAL.assign(view=TARGET["view"]), TARGET))
+    assert torch.equal(turned, both)  # what follows from an edit may be more than captions name
     assert editor.fingerprint != made().fingerprint
+    other = made().using(template="chest x-ray[ , {view}]")
+    assert (other.attributes, other.fingerprint) == (editor.attributes, editor.fingerprint)
     with pytest.raises(ValueError, match=r"slot \{sex\} for no attribute"):
         made(template="{sex}")
+
+
+def test_an_edit_of_nothing_that_captions_name_is_refused_by_its_name(images):
+    """It would be a null edit, and nobody would be told."""
+    editor = made(template="chest x-ray[ , {view}]")
+    abduction = editor.abduct(images, FACTUAL, seeds=SEEDS)
+    with pytest.raises(ValueError, match=r"Cannot set \['age'\]: captions name \['view'\].*Name it by attributes="):
+        editor.edit(abduction, FACTUAL.assign(age=80.0))
+    with pytest.raises(ValueError, match=r"Cannot set \['lamp'\]"):  # nor is it in the table
+        editor.edit(abduction, FACTUAL.assign(lamp="left"))
+    assert editor.edit(abduction, FACTUAL).accepted.all()
 
 
 def test_rejected_edits_are_returned_with_their_reasons(editor, images):
@@ -317,6 +330,18 @@ def test_the_fingerprint_follows_weights_attributes_and_method(editor):
     with torch.no_grad():
         next(pipeline.text.model.parameters())[0, 0] += 0.1
     assert DiffusionEditor(pipeline, ATTRIBUTES, **options).fingerprint != editor.fingerprint
+
+
+def test_the_fingerprint_follows_the_precision_that_is_computed_in(editor, monkeypatch):
+    """``auto`` is bfloat16 on one machine and float32 on the other: a run that is resumed must not mix them."""
+    assert made(autocast="auto").fingerprint == made(autocast=None).fingerprint
+    rounded = made(autocast=torch.bfloat16)
+    assert rounded.fingerprint != editor.fingerprint
+    monkeypatch.setattr(module, "_fastest", lambda device: torch.bfloat16 if device.type == "meta" else None)
+    moved = made(autocast="auto")
+    moved.pipeline = copy.deepcopy(moved.pipeline)
+    assert moved.to("meta").fingerprint == rounded.fingerprint
+    assert moved.weights_fingerprint == editor.weights_fingerprint  # an adapter fits in any precision
 
 
 def test_an_editor_is_saved_in_the_hubs_layout(editor, tmp_path):

@@ -14,6 +14,7 @@ from causal_cxr.data.patients import AtLeast
 from causal_cxr.data.phantom import VERSION, Phantom, World
 from causal_cxr.editors.diffusion import DiffusionEditor, captions
 from causal_cxr.editors.diffusion import fit as module
+from causal_cxr.editors.diffusion.captions import TEMPLATE
 from causal_cxr.editors.diffusion.denoiser import Condition
 from causal_cxr.editors.diffusion.denoiser import Denoiser as Asked
 from causal_cxr.editors.diffusion.fit import TEXT_LENGTH, build, fit_diffusion
@@ -195,6 +196,7 @@ def bent(stored, phantom):
 def edits(editor: DiffusionEditor, phantom: Phantom) -> Tensor:
     rows, factual = np.arange(6), phantom.attributes.iloc[:6]
     target = factual.assign(view=np.where(factual["view"] == "AP", "PA", "AP"), age=40.0)
+    editor = editor.using()
     editor.autocast = None  # so that half precision of the stored weights is all that differs
     return editor.edit(editor.abduct(phantom.images(rows), factual, seeds=rows), target).images
 
@@ -219,6 +221,34 @@ def test_an_adapters_folder_holds_the_lora_alone_in_half_precision(bent, stored,
     told = json.loads((tmp_path / "editor.json").read_text())
     assert (told["base"], told["fitted_on"]) == (base.weights_fingerprint, ["a", "z"])
     assert [entry["name"] for entry in told["attributes"]] == list(ATTRIBUTES)
+    assert (told["template"], told["size"], told["renderer_version"]) == (TEMPLATE, 32, VERSION)
+
+
+def test_an_adapter_brings_the_captions_and_the_size_that_it_was_fitted_with(stored, phantom, tmp_path):
+    base = DiffusionEditor.from_pretrained(stored)
+    template = "[{view}][ of {sex}]"
+    start = base.using(template=template)
+    start.renderer_version = None
+    told = finetune(start, Phantom(8, "portable", seed=12, size=16), np.arange(8), steps=1, batch_size=4)
+    told.save_adapter(tmp_path, base=base.weights_fingerprint, fitted_on=frozenset())
+    again = DiffusionEditor.from_pretrained(stored, adapter=tmp_path)
+    assert (again.template, again.size, again.renderer_version) == (template, 16, None)
+    assert again.attributes == {"view", "sex"}
+    factual = phantom.attributes.iloc[:4]
+    assert torch.equal(again.describe(factual).text, told.describe(factual).text)
+    assert not torch.equal(again.describe(factual).text, base.describe(factual).text)
+    asked = DiffusionEditor.from_pretrained(stored, adapter=tmp_path, template="{view}")
+    assert (asked.template, asked.attributes, asked.size) == ("{view}", {"view"}, 16)  # who asks overrules
+
+
+def test_an_adapter_that_says_neither_has_the_captions_and_the_size_of_its_base(bent, stored, tmp_path):
+    """As they were written before."""
+    base = DiffusionEditor.from_pretrained(stored).using(template="[{view}]")
+    config = bent.save_adapter(tmp_path, base=base.weights_fingerprint, fitted_on=frozenset()) / "editor.json"
+    old = {key: value for key, value in json.loads(config.read_text()).items() if key not in ("template", "size")}
+    config.write_text(json.dumps(old))
+    again = base.adapted(tmp_path)
+    assert (again.template, again.size, again.attributes) == ("[{view}]", 32, {"view"})
 
 
 def test_fitted_on_are_the_patients_of_base_and_adapter(bent, stored, phantom, tmp_path):

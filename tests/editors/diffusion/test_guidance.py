@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 import torch
 from guided import ATTRIBUTES, FACTUAL, TARGET, VIEW, made, request
+from tiny_pipelines import stable_diffusion
 
-from causal_cxr.editors.diffusion.denoiser import Captioned, Condition
+from causal_cxr.editors.diffusion import DiffusionEditor
+from causal_cxr.editors.diffusion.denoiser import Captioned, Condition, Denoiser
 from causal_cxr.editors.diffusion.guidance import (
     ClassifierFree,
     NaivePrompt,
@@ -16,9 +18,11 @@ from causal_cxr.editors.diffusion.guidance import (
     PerAttribute,
     PromptToPrompt,
     Region,
+    Request,
 )
 from causal_cxr.editors.diffusion.guidance.changes import changes
 from causal_cxr.editors.diffusion.guidance.directions import without
+from causal_cxr.editors.diffusion.inversion import INVERSIONS, Coupled
 from causal_cxr.editors.diffusion.inversion.ddim import DDIM
 from causal_cxr.editors.diffusion.masks import Drawn, Estimated
 
@@ -113,6 +117,8 @@ def test_a_change_is_told_row_by_row_and_missing_is_a_value():
     assert {name: rows.tolist() for name, rows in changes(before, after).items()} == {
         "age": [False, False, True], "view": [True, False, True],
     }  # fmt: skip
+    unknown = changes(before[["age"]], after[["view"]])  # without a column all are missing
+    assert unknown["view"].tolist() == [True, True, False]
     typed = pd.Series(pd.Categorical(["PA", "AP", "PA"], categories=["PA", "AP"]))
     assert changes(before.assign(view=typed), before) == {}
 
@@ -270,6 +276,46 @@ def test_outside_the_region_nothing_moves_and_inside_it_does(editor, images, gui
     moved = (edited(editor, images, Region(guidance, Drawn(HALF))) - images).abs()
     assert float(moved[..., 8:].max()) < 2e-6
     assert float(moved[..., :8].mean()) > 1e-4
+
+
+@pytest.mark.parametrize("predicts", ["flow", "epsilon"])
+@pytest.mark.parametrize("name", [name for name, method in INVERSIONS.items() if method.exact])
+def test_outside_the_region_every_exact_inversion_goes_back_the_way_it_came(name, predicts, images):
+    """In the latents already, EDICT's two coupled ones among them: what is inside is drawn into what is there."""
+    if predicts == "flow" and name in ("belm", "ddpm"):
+        return
+    editor = made(predicts).using(inversion=INVERSIONS[name](8))
+    guidance = Region(ClassifierFree(), Drawn(HALF))
+    state = editor.abduct(images, FACTUAL, seeds=SEEDS).state
+    with torch.no_grad():
+        asked = Request(Denoiser(editor.unet, editor.pipeline.process), editor.describe, FACTUAL, TARGET, state)
+        moved = (editor.inversion.redraw(state, guidance.target(asked)) - state.image).abs()
+    assert float(moved[..., 2:].max()) < 1e-4  # latents of unit variance
+    assert float(moved[..., :2].mean()) > 1e-2
+    torch.testing.assert_close(edited(editor, images, guidance)[..., 8:], images[..., 8:], atol=1e-6, rtol=0)
+    torch.testing.assert_close(edited(editor, images, guidance, FACTUAL), images, **CLOSE)
+
+
+def test_what_is_kept_in_part_of_a_position_is_kept(editor, images):
+    """Burnt-in text does not end where a position of the latents does."""
+    text = torch.zeros(16, 16)
+    text[5:7, 2:11] = 1
+    moved = (edited(editor, images, Region(ClassifierFree(), Drawn(torch.ones(16, 16)), Drawn(text))) - images).abs()
+    assert float((moved * text).max()) < 1e-6
+    assert float(moved[..., 4:8, :12].max()) < 1e-6  # all of the positions that the text touches
+    assert float(moved[..., 8:, :].mean()) > 1e-4
+
+
+def test_outside_the_region_an_autoencoder_spills_nothing_of_what_is_inside(images, tmp_path):
+    """A pixel is decoded from many positions; outside, all of them are to be the image's own."""
+    stable_diffusion(tmp_path)
+    editor = DiffusionEditor.from_pretrained(tmp_path, attributes=ATTRIBUTES, inversion=Coupled(3))
+    editor = editor.using(guidance=Region(ClassifierFree(), Drawn(HALF)))
+    abduction = editor.abduct(images, FACTUAL, seeds=SEEDS)
+    null, edit = (editor.edit(abduction, table).images for table in (FACTUAL, TARGET))
+    assert torch.equal(edit[..., 8:], null[..., 8:])
+    assert float((edit - null)[..., :8].abs().max()) > 0
+    assert editor.ledger.decode == 2 * (3 + 3)  # the edit, and the image to hold on to
 
 
 def test_outside_the_region_an_inexact_inversion_returns_no_worse_than_without_an_edit(editor, images):

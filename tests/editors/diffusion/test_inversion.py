@@ -1,6 +1,7 @@
 """Inversions against closed forms, and each held to what it claims."""
 
 import math
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
@@ -173,6 +174,28 @@ def test_a_process_that_ends_without_signal_is_inverted(method):
     assert torch.isfinite(back).all()
     if method.exact:
         torch.testing.assert_close(back, IMAGE, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("predicts", PREDICTS)
+@pytest.mark.parametrize("steps", [3, 6])
+def test_on_its_way_back_edict_tells_where_its_way_there_asked(steps, predicts):
+    """Of either copy, in the other order: what holds on to the image's own way needs the one that is asked at."""
+    there, back = [], []
+
+    @dataclass(frozen=True)
+    class Noted(Captioned):
+        def __call__(self, x: Tensor, t: float, own: Tensor | None = None):
+            there.append(x) if own is None else back.append((x, own))
+            return super().__call__(x, t)
+
+    field = gaussian(predicts)
+    noted = Noted(field.denoiser, field.condition)
+    trajectory = EDICT(steps).invert(noted, IMAGE, chance())
+    EDICT(steps).redraw(trajectory, noted)
+    assert len(back) == 2 * steps
+    for asked, (x, own) in zip(reversed(there), back, strict=True):
+        assert torch.equal(own, asked)
+        torch.testing.assert_close(x, own, atol=1e-4, rtol=0)
 
 
 # Edits against the closed form

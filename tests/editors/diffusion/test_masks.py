@@ -41,14 +41,45 @@ def corner(*values: float) -> torch.Tensor:
 NOTHING = Constant(torch.zeros(2, 3, 8, 8))
 
 
-def test_a_drawn_mask_is_averaged_into_the_latents_positions():
+def test_a_position_is_inside_where_all_of_it_is_and_kept_where_any_of_it_is():
     pixels = torch.zeros(32, 32)
     pixels[:16, :14] = 1
-    mask = Drawn(pixels)(REQUEST, None, None)
-    assert mask.shape == (2, 1, 8, 8)
-    assert mask[0, 0, 0].tolist() == [1, 1, 1, 0.5, 0, 0, 0, 0]
-    assert torch.equal(mask[0], mask[1])
-    assert mask[0, 0, 4:].max() == 0
+    mask, kept = (Drawn(pixels)(REQUEST, None, None, touched=touched) for touched in (False, True))
+    assert mask.shape == kept.shape == (2, 1, 8, 8)
+    assert mask[0, 0, 0].tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
+    assert kept[0, 0, 0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+    for made in (mask, kept):
+        assert torch.equal(made[0], made[1])
+        assert made[0, 0, 4:].max() == 0
+
+
+def test_a_mask_that_is_coarser_than_the_latents_is_enlarged_and_one_that_does_not_fit_covers_no_more_than_it_does():
+    coarse = torch.tensor([[1.0, 0.0], [0.0, 0.5]])
+    assert torch.equal(Drawn(coarse)(REQUEST, None, None)[0, 0], coarse.repeat_interleave(4, 0).repeat_interleave(4, 1))
+    ragged = torch.tensor([1.0, 1.0, 0.0]).expand(
+        3, 3
+    )  # a position is 3/8 of its columns wide: 0 to 5 and a third inside
+    assert Drawn(ragged)(REQUEST, None, None)[0, 0, 0].tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
+    assert Drawn(ragged)(REQUEST, None, None, touched=True)[0, 0, 0].tolist() == [1, 1, 1, 1, 1, 1, 0, 0]
+
+
+def test_a_soft_edge_lies_within_what_may_change():
+    pixels = torch.zeros(32, 32)
+    pixels[:, :16] = 1
+    mask, kept = (Drawn(pixels, edge=1.0)(REQUEST, None, None, touched=touched) for touched in (False, True))
+    assert mask[..., 4:].max() == 0
+    assert 0 < mask[..., 3].max() < 1
+    assert kept[..., :4].min() == 1
+    assert 0 < kept[..., 4].max() < 1
+
+
+def test_a_mask_in_which_no_position_fits_is_refused_by_its_row_and_one_to_keep_is_not():
+    thin = torch.zeros(32, 32)
+    thin[:, 5:8] = 1
+    masks = Drawn({7: torch.zeros(32, 32), 3: thin})
+    with pytest.raises(ValueError, match=r"mask of row 3 is too thin to act: no position .* has \(8, 8\)"):
+        masks(REQUEST, None, None)
+    assert masks(REQUEST, None, None, touched=True).mean(dim=(1, 2, 3)).tolist() == [0, 0.125]
 
 
 def test_each_image_can_have_its_own_by_its_row():

@@ -32,6 +32,7 @@ from causal_cxr.editors.finetune import (
 )
 from causal_cxr.editors.finetune.telling import Captions
 from causal_cxr.fitting.resumable import ResumableFit
+from causal_cxr.graphs import Binary
 
 WORDS = Tokens({"view": {"AP": "<view-ap>", "PA": "<view-pa>"}})
 WHATS = [Joint(), Denoiser(), LoRA(2), WORDS]
@@ -237,8 +238,8 @@ def test_the_same_seed_gives_the_same_bits_and_disturbs_no_others_chance(base, p
 
 
 def test_the_state_of_another_fit_is_refused(base, phantom, tmp_path):
-    def fit(**options) -> DiffusionEditor:
-        return finetune(base, phantom, ROWS, **({"steps": 1, "checkpoint": tmp_path} | FAST | options))
+    def fit(start: DiffusionEditor = base, **options) -> DiffusionEditor:
+        return finetune(start, phantom, ROWS, **({"steps": 1, "checkpoint": tmp_path} | FAST | options))
 
     fit()
     others = [{"steps": 2}, {"seed": 1}, {"captions": Telling(dropout=0.5)}, {"weights": Balanced(phantom.graph, "view")},
@@ -246,6 +247,13 @@ def test_the_state_of_another_fit_is_refused(base, phantom, tmp_path):
     for other in others:
         with pytest.raises(ValueError, match="state of another fit"):
             fit(**other)
+    wordless = base.graph_attributes | {"view": Binary("view", levels=("PA", "AP"))}
+    for start in (
+        base.using(template="[{view}]"),
+        base.using(attributes=wordless),
+    ):  # other captions of the same images
+        with pytest.raises(ValueError, match="state of another fit"):
+            fit(start)
 
 
 # Captions and weights

@@ -56,6 +56,15 @@ def test_it_is_an_editor_of_what_the_base_names_and_of_what_is_shown(editor):
     assert editor.fitted_on == {"a", "b", "c"}
 
 
+def test_what_is_neither_named_nor_shown_is_refused(editor, base, lamps):
+    factual, target = tables(lamps)
+    abduction = editor.abduct(lamps.images(ROWS), factual, seeds=SEEDS)
+    with pytest.raises(ValueError, match=r"Cannot set \['age'\]: captions name \['lamp', 'view'\]"):
+        editor.edit(abduction, factual.assign(age=50.0))
+    with pytest.raises(ValueError, match=r"Cannot set \['lamp'\]"):
+        base.edit(base.abduct(lamps.images(ROWS), factual, seeds=SEEDS), target)
+
+
 def test_closed_gates_are_the_base_bit_for_bit(base, lamps):
     closed = FlamingoEditor(base, ExemplarUNet(base.unet), {"lamp": exemplars(lamps)})
     factual, target = tables(lamps)

@@ -121,7 +121,7 @@ class _Directed:
     held: tuple[_Branch, ...] = ()
     region: Tensor | None = None
 
-    def __call__(self, x: Tensor, t: float) -> Prediction:
+    def __call__(self, x: Tensor, t: float, own: Tensor | None = None) -> Prediction:
         branches = (*self.changed, *self.held)
         rows = torch.cat([torch.arange(len(x)), *(branch.rows for branch in branches)]).to(x.device)
         condition = Condition.cat([self.base, *(branch.condition for branch in branches)])

@@ -13,6 +13,11 @@ from causal_cxr.editors.diffusion.inversion.inversion import Trajectory
 class Describe(Protocol):
     """Attribute rows in words, as the denoiser is told them."""
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Attributes that it tells of: what an edit can change."""
+        ...
+
     def __call__(self, table: pd.DataFrame, phrasing: int = 0) -> Condition:
         """The condition of each row's caption; what the table lacks goes unsaid."""
         ...

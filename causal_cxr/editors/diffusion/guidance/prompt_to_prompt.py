@@ -99,18 +99,18 @@ class _Controlled:
     alignment: Tensor
     factors: Tensor
 
-    def __call__(self, x: Tensor, t: float) -> Prediction:
+    def __call__(self, x: Tensor, t: float, own: Tensor | None = None) -> Prediction:
         # The way back begins with the noisiest time; the image's own time is no step.
         steps, step = len(self.trajectory.times) - 1, len(self.trajectory.times) - 1 - self.trajectory.times.index(t)
-        cross, own = step < self.how.cross * steps, step < self.how.self_attention * steps
+        cross, itself = step < self.how.cross * steps, step < self.how.self_attention * steps
         told = {"edited": (x, self.edited)}
-        if cross or own:
-            told = {"source": (self.trajectory.at(t), self.source)} | told
+        if cross or itself:
+            told = {"source": (self.trajectory.at(t) if own is None else own, self.source)} | told
         for name, condition in (("nothing", self.nothing), ("base", self.base)):
             if condition is not None:
                 told[name] = (x, condition)
         control = Control(
-            len(x), cross or own, self.alignment, self.factors, cross, self.how.self_positions if own else 0
+            len(x), cross or itself, self.alignment, self.factors, cross, self.how.self_positions if itself else 0
         )
         with controlled(self.denoiser.unet, control):
             latents, conditions = zip(*told.values(), strict=True)

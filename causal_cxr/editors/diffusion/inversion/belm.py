@@ -13,7 +13,7 @@ from causal_cxr.editors.diffusion.process import Process
 
 @dataclass(frozen=True)
 class BELM:
-    """Exact with one evaluation a step.
+    """Exact in float32, with one evaluation a step.
 
     Three neighbouring points and the slope at the middle one are tied by one linear equation, which either end solves.
     Its coefficients are O-BELM's, of the least local error: exact for parabolas of ``x / a`` over ``sigma = s / a``. There

@@ -2,7 +2,8 @@
 
 An inversion follows the *source* field, that of the factual caption, away from the image, and keeps what it needs to come
 back. ``redraw`` comes back along a *target* field. With the source field as target a method that is ``exact`` returns the
-image within rounding, whatever the network.
+image within rounding, whatever the network; one that asks the field elsewhere than at the trajectory's latents says where the
+way there asked (``own``), so that fields that hold on to the image's own way can do so.
 """
 
 from collections.abc import Callable, Mapping
@@ -47,7 +48,7 @@ class Inversion(Protocol):
 
     Attributes:
         name: as tables and configurations call it.
-        exact: returns the image within rounding under the field that it was inverted with.
+        exact: returns the image within float32's rounding under the field that it was inverted with, if that computes in float32.
     """
 
     name: ClassVar[str]
