@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from causal_cxr.readers.concepts import Concept
-from causal_cxr.readers.concordance import Z, clustered_error, concordance
+from causal_cxr.readers.concordance import clustered_error, concordance
 from causal_cxr.readers.quality import check_scores, check_truth
 
 MIN_PATIENTS = 10  #: with images that differ in the concept, before anything is said
@@ -82,13 +83,14 @@ def _of_one(s: np.ndarray, present: np.ndarray, g: np.ndarray) -> list[float | i
 
 
 def _within_slope(s: np.ndarray, present: np.ndarray, g: np.ndarray) -> tuple[float, float, float]:
-    """Fixed-effects slope with a patient-clustered interval (Arellano 1987)."""
+    """Fixed-effects slope with a patient-clustered interval (Arellano 1987), Student's of the patients who tell anything of it."""
     count = np.bincount(g)
     u = present.astype(float)
     u, y = (value - (np.bincount(g, weights=value) / np.maximum(count, 1))[g] for value in (u, s))
     slope = float(u @ y / (u @ u))
-    told = (u != 0) | (count[g] > 1)  # patients with one image say nothing
-    half = Z * clustered_error((u * (y - slope * u) / (u @ u))[told], g[told])
+    told = u != 0  # patients whose images are all alike say nothing
+    quantile = stats.t.ppf(0.975, len(np.unique(g[told])) - 1)
+    half = float(quantile * clustered_error((u * (y - slope * u) / (u @ u))[told], g[told]))
     return slope, slope - half, slope + half
 
 

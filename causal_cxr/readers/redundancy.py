@@ -17,7 +17,7 @@ from causal_cxr.data.patients import all_known
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.concordance import Z, clustered_error
 from causal_cxr.readers.judging import known_truth, read_rows, refuse_seen
-from causal_cxr.readers.quality import MIN_CELL
+from causal_cxr.readers.quality import MIN_CELL, check_scores, check_truth
 from causal_cxr.readers.reader import Reader
 
 MOST_CORRELATION = 0.2  #: of errors of two readers that count as two
@@ -147,11 +147,17 @@ def shared_errors(
         the truth they erred apart. ``verdict``: ``redundant``, the correlation lies over :data:`MOST_CORRELATION`; ``apart``, it
         lies below; ``undecided``; or ``unknown: ...`` with fewer than 10 images present or absent. A negative correlation is no
         redundancy.
+
+    Raises:
+        ValueError: a score is no finite number, or a label neither 0, 1 nor NaN.
     """
+    for each, name in zip((scores, others), names, strict=True):
+        check_scores(each, [c.name for c in concepts], reader=name, bounded=False)
+    check_truth(truth, [c.name for c in concepts])
     group = pd.factorize(np.asarray(patients))[0]
     rows = []
     for j, concept in enumerate(concepts):
-        known = ~np.isnan(truth[:, j] + scores[:, j] + others[:, j])
+        known = ~np.isnan(truth[:, j])
         u, g = truth[known, j] == 1, group[known]
         found = _of_one(scores[known, j].astype(float), others[known, j].astype(float), u, g)
         rows.append([concept.name, *names, *found])

@@ -87,6 +87,15 @@ def test_kappas_error_is_the_bootstraps():
     assert (found.kappa_high - found.kappa_low) / 3.92 == pytest.approx(np.std(draws), rel=0.15)
 
 
+def test_scores_that_are_no_numbers_and_labels_that_are_none_are_refused():
+    scores, truth, patients = np.full((40, 1), 0.5), np.zeros((40, 1)), np.arange(40)
+    concept = [Concept("leads", ("leads",), ("no leads",))]
+    with pytest.raises(ValueError, match="of reader 'other' has 1 scores that are no finite numbers"):
+        shared_errors(scores, np.where(np.arange(40)[:, None] == 3, np.nan, scores), truth, patients, concept)
+    with pytest.raises(ValueError, match="neither 0 nor 1"):
+        shared_errors(scores, scores, truth - 1, patients, concept)
+
+
 def test_what_cannot_be_compared_is_unknown():
     a, b, truth, patient = pair(200, shared=0.4)
     few = np.where(np.arange(200) < 20, truth, np.nan)
