@@ -75,7 +75,8 @@ def analyse(
         ``bound_high`` (:func:`causal_cxr.audits.effects.rejection_bounds`; on the scale of the concept, so beyond [-1, 1] where the
         reader's slope is low), with 95% confidence between ``bound_low_95`` and ``bound_high_95``. ``rival_q``: q of "the adjusted association is there", which needs no editor. ``agreement``: what
         the other readers that read it well enough say; ``witness``: the one that bears out a reader that follows the
-        attribute. ``editor_mde`` and ``adjusted_mde``: the effect that such an error lets one call "yes" with a power of 0.8, on that
+        attribute. ``patients_needed``: who would decide what is open, whatever the family's other cells say, if the estimates stood
+        still. ``editor_mde`` and ``adjusted_mde``: the effect that such an error lets one call "yes" with a power of 0.8, on that
         side alone and before correction for other cells. ``shift_removed`` with ``shift_se``: what of each estimate from scores was taken off as what the reader sees of the
         attribute itself, in scores. ``effectiveness``: how much of what is asked of the attribute itself the edit does, by the
         reader that reads it best; ``editor_p_no`` and ``direct_p_no`` are of the effects divided by it where it is less than 1. ``refusal``: the type of an ``undecided``
@@ -101,9 +102,16 @@ def analyse(
     observed = {c.name: associations(graph, table, factual, outcomes, c, edited, labels) for c in contrasts}
     falsification = independence_tests(graph, table.loc[factual.index], factual["patient"].to_numpy(), alpha=alpha)
 
+    names = sorted(measurements.loc[measurements["kind"] == "null", "editor"].unique())
+    asked_of = {
+        (contrast.name, concept.name)
+        for contrast in contrasts for group in concepts.values() for concept in group
+        if _asked(contrast, concept, labelled_outcomes)
+    }  # fmt: skip
+    tests = max(len(names) * len(asked_of), 1)  # what a family counts: a cell an edge, however many read it
     rows, effectiveness, leak = [], [], []
     differences: dict[tuple[str, str], pd.DataFrame | None] = {}
-    for editor in sorted(measurements.loc[measurements["kind"] == "null", "editor"].unique()):
+    for editor in names:
         mine = measurements[measurements["editor"] == editor]
         null = mine[mine["kind"] == "null"].set_index("row")
         for contrast in contrasts:
@@ -116,10 +124,10 @@ def analyse(
             leak += leaks(editor, contrast, concepts, quality, graph, paired["total"])
             for reader, group in concepts.items():
                 for concept in group:
-                    if concept.attribute is None or (labelled_outcomes and concept.attribute != contrast.attribute):
+                    if _asked(contrast, concept, labelled_outcomes):
                         rows.append(cell(editor, contrast, reader, concept, quality[reader], paired, asked,
                                           seen[f"{reader}/{concept.name}"], factual, obedience, graph, alpha,
-                                          smallest_effect))  # fmt: skip
+                                          smallest_effect, tests))  # fmt: skip
     cells = pd.DataFrame(rows)
     chosen = best_reader(cells)
     others = cells[~chosen]
@@ -144,3 +152,8 @@ def analyse(
         heterogeneity=heterogeneity(differences, contrasts, concepts, quality),
         reciprocal=reciprocal_edits(leak_frame),
     )
+
+
+def _asked(contrast: Contrast, concept: Concept, labelled_outcomes: bool) -> bool:
+    """Whether a verdict is given about what the contrast does to the concept."""
+    return concept.attribute is None or (labelled_outcomes and concept.attribute != contrast.attribute)

@@ -351,7 +351,7 @@ class StoppingRule:
                         self._labelled_outcomes and concept.attribute != contrast.attribute
                     ):
                         rows.append(cell(editor, contrast, reader, concept, self._quality[reader], paired, asked, seen[column],
-                                         self._factual, obedience, self._graph, self._alpha, self._delta))  # fmt: skip
+                                         self._factual, obedience, self._graph, self._alpha, self._delta, 1))  # fmt: skip
         return pd.DataFrame(rows)
 
     def _obedience(self, editor: str, contrast: Contrast, total: pd.DataFrame | None) -> Obedience:

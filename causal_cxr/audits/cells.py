@@ -8,7 +8,13 @@ import pandas as pd
 
 from causal_cxr.audits.associations import Association
 from causal_cxr.audits.differences import crossings, edit_bounds
-from causal_cxr.audits.effects import NOTHING, Effect, minimum_detectable_effect, paired_effect
+from causal_cxr.audits.effects import (
+    NOTHING,
+    Effect,
+    benjamini_yekutieli_level,
+    minimum_detectable_effect,
+    paired_effect,
+)
 from causal_cxr.audits.gates import Gate
 from causal_cxr.audits.obedience import Obedience
 from causal_cxr.graphs import CausalGraph, Contrast
@@ -31,7 +37,7 @@ FEWEST_EXPECTED = (
 def cell(
     editor: str, contrast: Contrast, reader: str, concept: Concept, quality: ReaderQuality,
     paired: Mapping[str, pd.DataFrame | None], asked: pd.DataFrame | None, seen: Association, factual: pd.DataFrame, obedience: Obedience,
-    graph: CausalGraph, alpha: float, smallest_effect: float,
+    graph: CausalGraph, alpha: float, smallest_effect: float, tests: int,
 ) -> dict[str, Any]:  # fmt: skip
     column = f"{reader}/{concept.name}"
     q: Any = quality.concepts.loc[concept.name]
@@ -99,7 +105,7 @@ def cell(
     shown = row["editor_call"] == row["adjusted_call"] == "yes"
     open_sides = [s for s in (("direct",) if shown else SIDES) if row[f"{s}_call"] == "undecided"]
     unsettled = [e if abs(e.value) > delta else whole[s] for s, e in effects.items() if s in open_sides]
-    needed = max((e.patients_needed(delta, alpha) for e in unsettled), default=np.nan)
+    needed = max((e.patients_needed(delta, benjamini_yekutieli_level(tests, alpha)) for e in unsettled), default=np.nan)
     row["patients_needed"] = needed if np.isfinite(needed) else np.nan
 
     up, down = effects["up"], effects["down"]

@@ -83,7 +83,7 @@ def _why(row: pd.Series) -> Gate:
         border = "; the estimate lies on the border of what counts, no feasible number of patients would decide"
         return Gate("border", still + border)
     if np.isfinite(row["patients_needed"]):
-        still += f"; about {row['patients_needed']:,.0f} patients would decide"
+        still += f"; about {row['patients_needed']:,.0f} patients would decide, if the estimates stood still"
     return Gate("more patients", still)
 
 

@@ -3,7 +3,7 @@ from .bootstrap import bootstrap_interval, mean_difference, mean_ratio
 from .doubly_robust import DoublyRobust, cross_fitted_effect, pseudo_outcomes
 from .effect import NOTHING, Effect, IntervalEstimate
 from .evalues import benjamini_yekutieli_calibrator, e_bh, e_needed, spared, spared_error
-from .multiplicity import benjamini_yekutieli, family_wise_conjunction, holm
+from .multiplicity import benjamini_yekutieli, benjamini_yekutieli_level, family_wise_conjunction, holm
 from .paired import paired_effect, rejection_bounds
 from .power import minimum_detectable_effect, patients_needed, planned_effect, power_of, smallest_margin
 from .prediction_powered import PredictionPowered, prediction_powered_difference, prediction_powered_effect
@@ -23,6 +23,7 @@ __all__ = [
     "PredictionPowered",
     "benjamini_yekutieli",
     "benjamini_yekutieli_calibrator",
+    "benjamini_yekutieli_level",
     "bootstrap_interval",
     "clustered_share",
     "confidence_sequence",

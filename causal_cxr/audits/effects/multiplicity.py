@@ -14,6 +14,15 @@ def benjamini_yekutieli(p: np.ndarray) -> np.ndarray:
     return q
 
 
+def benjamini_yekutieli_level(tests: int, alpha: float) -> float:
+    """The p at which a claim is made whatever the others of its family say: ``alpha / (K (1 + 1/2 + ... + 1/K))``.
+
+    >>> benjamini_yekutieli(np.array([benjamini_yekutieli_level(2, 0.06), 1.0])).round(6)
+    array([0.06, 1.  ])
+    """
+    return alpha / (tests * float((1 / np.arange(1, tests + 1)).sum()))
+
+
 def holm(p: np.ndarray) -> np.ndarray:
     """Family-wise p-values under any dependence (Holm 1979); no NaN. statsmodels' function collects all garbage each time.
 

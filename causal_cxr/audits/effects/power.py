@@ -7,10 +7,11 @@ error is an independent scaled chi: the estimate is integrated over in closed fo
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Literal
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from causal_cxr.audits.effects.effect import Effect
 
@@ -59,15 +60,28 @@ def power_of(claim: Claim, plan: Effect, theta: float, delta: float, *, alpha: f
         raise ValueError(f"Unknown claim {claim!r}; it is 'yes' or 'no'.")
     if not plan.se > 0 or not delta >= 0 or not 0 < alpha < 1:
         raise ValueError(f"Need an error > 0, delta >= 0 and alpha in (0, 1); got {plan.se}, {delta}, {alpha}.")
-    node, weight = np.polynomial.legendre.leggauss(NODES)
+    return _powers(claim, plan, delta, alpha)(theta)
+
+
+def _powers(claim: Claim, plan: Effect, delta: float, alpha: float) -> Callable[[float], float]:
+    """Power by theta; from which estimate the claim is made hangs on the estimated error alone, and is worked out once."""
+    node, weight = _quadrature()
     error = plan.se * np.sqrt(stats.chi2.ppf((node + 1) / 2, plan.dof) / plan.dof)  # what the estimated error may be
     if claim == "no":
         border = np.maximum(delta - stats.t.ppf(1 - alpha, plan.dof) * error, 0.0)
-        chance = stats.norm.cdf((border - theta) / plan.se) - stats.norm.cdf((-border - theta) / plan.se)
     else:
         border = _yes_border(error, plan.dof, delta, alpha)
-        chance = stats.norm.sf((border - theta) / plan.se) + stats.norm.cdf((-border - theta) / plan.se)
-    return float(weight @ chance / 2)
+
+    def power(theta: float) -> float:
+        below, above = special.ndtr((border - theta) / plan.se), special.ndtr((-border - theta) / plan.se)
+        return float(weight @ (below - above if claim == "no" else special.ndtr((theta - border) / plan.se) + above) / 2)
+
+    return power
+
+
+@cache
+def _quadrature() -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.legendre.leggauss(NODES)
 
 
 def minimum_detectable_effect(plan: Effect, delta: float, *, alpha: float = 0.05, target: float = 0.8) -> float:
@@ -77,10 +91,8 @@ def minimum_detectable_effect(plan: Effect, delta: float, *, alpha: float = 0.05
     0.495
     """
 
-    def short(theta: float) -> float:
-        return power_of("yes", plan, theta, delta, alpha=alpha) - target
-
-    return _rising(short, delta, plan.se)
+    power = _powers("yes", plan, delta, alpha)
+    return _rising(lambda theta: power(theta) - target, delta, plan.se)
 
 
 def smallest_margin(plan: Effect, theta: float = 0.0, *, alpha: float = 0.05, target: float = 0.8) -> float:
@@ -133,7 +145,7 @@ def _yes_border(error: np.ndarray, dof: float, delta: float, alpha: float) -> np
     high = delta + stats.t.ppf(1 - alpha / 2, dof) * error
     for _ in range(50):
         middle = (low + high) / 2
-        p = stats.t.sf((middle - delta) / error, dof) + stats.t.sf((middle + delta) / error, dof)
+        p = special.stdtr(dof, (delta - middle) / error) + special.stdtr(dof, -(middle + delta) / error)
         low, high = np.where(p > alpha, middle, low), np.where(p > alpha, high, middle)
     return high
 
