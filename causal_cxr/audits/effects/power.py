@@ -74,7 +74,9 @@ def _powers(claim: Claim, plan: Effect, delta: float, alpha: float) -> Callable[
 
     def power(theta: float) -> float:
         below, above = special.ndtr((border - theta) / plan.se), special.ndtr((-border - theta) / plan.se)
-        return float(weight @ (below - above if claim == "no" else special.ndtr((theta - border) / plan.se) + above) / 2)
+        return float(
+            weight @ (below - above if claim == "no" else special.ndtr((theta - border) / plan.se) + above) / 2
+        )
 
     return power
 
