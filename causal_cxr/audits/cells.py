@@ -114,7 +114,7 @@ def cell(
     about, fewest = contrast.attribute, min(prevalence, 1 - prevalence) * seen.fewest
     tried: tuple[tuple[Any, str, str], ...] = (
         (not readable, "reader unknown", "no reading of this concept is known to work"),
-        (inseparable, "reader inseparable", f"too few labelled images to tell the reader from one of {about}"),
+        (inseparable, "reader inseparable", _inseparable(quality, concept.name, about)),
         (follows, FOLLOWS, f"reader follows {about}"),
         (not raw["editor"].n, NO_EDITS, _no_edits(about, asked, paired["total"])),
         (obedience.effective is False and shows, "editor not effective", f"editor not effective on {about}"),
@@ -128,6 +128,12 @@ def cell(
     row |= {"gates": gates, "blind": blind, "follows": follows or inseparable, "shift_known": shift.known,
             "shift_removed": shift.value, "shift_se": shift.se, "effectiveness": obedience.done.value}  # fmt: skip
     return row
+
+
+def _inseparable(quality: ReaderQuality, concept: str, about: str) -> str:
+    if not len(quality.follow_bounds(concept, about)):
+        return f"the reader was never judged along {about}, which it may read in the concept's place"
+    return f"too few labelled images to tell the reader from one of {about}"
 
 
 def _no_edits(about: str, asked: pd.DataFrame | None, paired: pd.DataFrame | None) -> str:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 #: Why a cell is undecided -> what would mend it.
 REFUSALS = {
     "reader unknown": "judge a reader of this concept on labelled patients",
-    "reader inseparable": "label images of the concept at both levels of the attribute",
+    "reader inseparable": "judge the reader on images at both levels of the attribute that are labelled for the concept",
     "reader follows": "a reader fitted where concept and attribute are independent, or two readers that share nothing",
     "reader blind": "a reader with a higher slope: more labels, more pixels",
     "readers differ": "look at the gallery: the readers do not see the same thing",

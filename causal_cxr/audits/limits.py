@@ -169,7 +169,7 @@ class _Judge:
         self.reversed = _by(light(cycles[cycles["test"] == "reversibility"]), "contrast")
         self.asked = _by(light(mine[(mine["kind"] == "total") & (mine["orientation"] != 0)]), "contrast")
         self.another = changes.loc[changes["kind"] == "null"].set_index("row")["another"]
-        self.shifts: dict[tuple[str, str], tuple[Shift, bool]] = {}
+        self.shifts: dict[tuple[str, str], tuple[Shift, str]] = {}
         self.paired: dict[str, pd.DataFrame | None] = {}
 
     def of(self, contrasts: Sequence[Contrast], group: str, members: np.ndarray) -> Iterator[Asked]:
@@ -297,15 +297,23 @@ class _Judge:
             effect = paired_effect(here[f"{reader}/{name}"].to_numpy(), here["patient"].to_numpy())
             why = "" if float(slope["slope_low"]) > 0 else f"no reading of {name} is known to work"
             if not why:
-                key = (name, contrast.name)
-                if key not in self.shifts:
-                    shift = judged.shift_along(name, contrast, self.graph.attributes[contrast.attribute])
-                    far = follows_far(judged, name, contrast.attribute, float(slope["slope"]), self.smallest_effect)
-                    self.shifts[key] = shift, far or bool(np.isnan(shift.value))
-                shift, far = self.shifts[key]
+                shift, why = self._shift(judged, name, contrast, float(slope["slope"]))
                 effect = effect.less(shift.value, shift.se).scaled(float(slope["slope"]), float(slope["slope_se"]))
-                why = f"the reading of {name} follows {contrast.attribute} itself" if far else ""
             yield "leak", name, "within", self.smallest_effect, _of(effect.unsettled(), why)
+
+    def _shift(self, quality: ReaderQuality, name: str, contrast: Contrast, slope: float) -> tuple[Shift, str]:
+        """What a reading sees of the contrast itself, and why it tells nothing of a leak; the same for all groups."""
+        key = (name, contrast.name)
+        if key not in self.shifts:
+            about, shift = (
+                contrast.attribute,
+                quality.shift_along(name, contrast, self.graph.attributes[contrast.attribute]),
+            )
+            why = f"whether the reading of {name} follows {about} itself is not known" if np.isnan(shift.value) else ""
+            if follows_far(quality, name, about, slope, self.smallest_effect):
+                why = f"the reading of {name} follows {about} itself"
+            self.shifts[key] = (Shift(0.0, 0.0, False) if np.isnan(shift.value) else shift), why
+        return self.shifts[key]
 
     def _acceptance(self, contrast: Contrast, members: np.ndarray) -> Iterator[Any]:
         here = _within(self.asked(contrast.name), members)

@@ -107,7 +107,7 @@ def leaks(
     graph: CausalGraph, paired: pd.DataFrame | None,
 ) -> list[list[Any]]:  # fmt: skip
     """What a contrast moves of every labelled attribute, each read by the reader that reads it best, without what that is
-    known to see of the contrast itself.
+    known to see of the contrast itself, where that is known.
     """
     rows = []
     for reader, concept in best_readers(concepts, quality).values() if paired is not None else ():
@@ -117,7 +117,7 @@ def leaks(
         if float(slope["slope_low"]) > 0:
             if concept.attribute != contrast.attribute:
                 shift = quality[reader].shift_along(concept.name, contrast, graph.attributes[contrast.attribute])
-                effect = effect.less(shift.value, shift.se)
+                effect = effect if np.isnan(shift.value) else effect.less(shift.value, shift.se)
             effect = effect.scaled(float(slope["slope"]), float(slope["slope_se"]))
         rows.append([editor, contrast.name, contrast.attribute, concept.name, reader, concept.attribute, effect.value,
                      *effect.interval()])  # fmt: skip

@@ -43,7 +43,8 @@ class Shift(NamedTuple):
     """Of a score with an attribute, while the concept stays.
 
     Attributes:
-        value: in scores, along a contrast; NaN where too few images are labelled to tell.
+        value: in scores, along a contrast; NaN where too few images are labelled to tell, or it was judged along other attributes
+            only.
         se: its standard error; all that it may be, where only its size is known.
         known: whether way and size are known.
     """
@@ -106,13 +107,13 @@ class ReaderQuality:
     def shift_along(self, concept: str, contrast: Contrast, attribute: Attribute) -> Shift:
         """By how much the score shifts along a contrast while the concept stays.
 
-        Nothing, without an error, where it was not looked at.
+        Nothing, without an error, of a reader of whom it was asked of no attribute, as of signs without a name that nobody can label.
         """
         about = self.follows
-        rows = about[(about["concept"] == concept) & (about["attribute"] == contrast.attribute)]
-        if not len(rows):
+        if not len(about):
             return Shift(0.0, 0.0, False)
-        if rows["shift"].isna().any():
+        rows = about[(about["concept"] == concept) & (about["attribute"] == contrast.attribute)]
+        if not len(rows) or rows["shift"].isna().any():
             return Shift(float("nan"), float("nan"), False)
         names = rows["contrast"].to_numpy()
         times = np.full(len(rows), np.nan)  # how often the contrast goes along what was looked at

@@ -527,9 +527,7 @@ def test_each_concept_is_read_by_the_reader_that_reads_it_best(world: World) -> 
 
 
 def test_a_reader_that_follows_the_attribute_gives_way_to_one_that_does_not(world: World) -> None:
-    follows = pd.DataFrame([["of_view", "view", 0.3, 0.01, 0.28, 0.32, FLIP[0].name, np.nan]], columns=list(FOLLOWS))
-    better = replace(known(0.9), follows=follows)
-    analysis = two_readers(world, world.measure(FLIP), better, known(0.7))
+    analysis = two_readers(world, world.measure(FLIP), follower(0.3, slope=0.9), known(0.7))
     assert cell(analysis, "view", "of_view").reader == "s"
     assert cell(analysis, "view", "of_disease").reader == "r"
 
@@ -577,9 +575,18 @@ def test_a_reader_that_cannot_be_told_from_one_of_the_attribute_is_refused(world
     assert edge.reason == "too few labelled images to tell the reader from one of view"
 
 
-def follower(shift: float) -> ReaderQuality:
-    rows = [["of_view", "view", shift, 0.01, shift - 0.02, shift + 0.02, FLIP[0].name, np.nan]]
-    return replace(known(), follows=pd.DataFrame(rows, columns=list(FOLLOWS)))
+def test_a_reader_that_was_judged_along_other_attributes_only_is_refused(world: World) -> None:
+    of_coin = pd.DataFrame([["of_view", "coin", 0.0, 0.01, -0.02, 0.02, "coin: 0 -> 1", np.nan]], columns=list(FOLLOWS))
+    edge = cell(run(world, world.measure(FLIP), quality=replace(known(), follows=of_coin)), "view", "of_view")
+    assert edge.refusal == "reader inseparable"
+    assert edge.reason == "the reader was never judged along view, which it may read in the concept's place"
+
+
+def follower(shift: float, se: float = 0.01, slope: float = SLOPE) -> ReaderQuality:
+    """Sees ``shift`` of the view in ``of_view``, and nothing of it in the others."""
+    rows = [["of_view", "view", shift, se, shift - 2 * se, shift + 2 * se, FLIP[0].name, np.nan]]
+    rows += [[name, "view", 0.0, 0.0, 0.0, 0.0, FLIP[0].name, np.nan] for name in HIDDEN if name != "of_view"]
+    return replace(known(slope), follows=pd.DataFrame(rows, columns=list(FOLLOWS)))
 
 
 def both_follow(world: World, shift: float, apart: bool) -> pd.Series:
@@ -629,10 +636,8 @@ def test_what_a_reader_sees_of_the_attribute_is_taken_off_along_the_contrast_whi
 
 def test_what_a_reader_may_see_of_the_attribute_is_taken_off_with_its_error_however_little_it_is(world: World) -> None:
     """Not to be shown to follow the attribute is no proof that it does not."""
-    rows = [["of_view", "view", 0.01, 0.03, -0.05, 0.07, FLIP[0].name, np.nan]]
-    seen = replace(known(), follows=pd.DataFrame(rows, columns=list(FOLLOWS)))
     table = world.measure(FLIP)
-    with_it, without = (cell(run(world, table, quality=q), "view", "of_view") for q in (seen, known()))
+    with_it, without = (cell(run(world, table, quality=q), "view", "of_view") for q in (follower(0.01, 0.03), known()))
     assert (with_it.refusal, with_it.shift_removed, with_it.shift_se) == ("", 0.01, 0.03)
     for side in ("editor", "adjusted", "marginal"):
         assert with_it[f"{side}_effect"] == pytest.approx(without[f"{side}_effect"] - 0.01 / SLOPE)

@@ -110,6 +110,9 @@ def test_a_shift_of_an_older_file_is_an_error_and_one_that_cannot_be_told_is_unk
     assert seen.se == pytest.approx(0.06 / 1.959964)
     blank = following(["leads", "age", *[np.nan] * 4, None, np.nan]).shift_along("leads", older, age)
     assert np.isnan(blank.value)
+    # Judged along other attributes only, nobody knows; judged along none, as signs that nobody can label, nothing is taken off.
+    other = following(["leads", "view", 0.2, 0.03, 0.14, 0.26, "view: PA -> AP", np.nan])
+    assert np.isnan(other.shift_along("leads", older, age).value)
     assert following().shift_along("leads", older, age) == (0.0, 0.0, False)
 
 
