@@ -63,7 +63,7 @@ class Audit:
         alpha: of each test and of each verdict kind's false-discovery rate.
         smallest_effect: delta, the risk difference that matters.
         concepts: names of those to decide about, of what the readers read; all unless given. All are measured.
-        n_edited: edit at most this many images (drawn by patient, seeded); every image serves the unedited side.
+        n_edited: edit at most this many images, of as many patients as there can be (seeded); every image serves the unedited side.
         labelled_outcomes: whether what an attribute does to the other labelled attributes is decided about too, where a
             concept reads them.
         trials: how many images are edited back and at other doses, which tells the editors' limits and whether effects grow
@@ -346,7 +346,11 @@ class Audit:
             raise ValueError(f"labels: {beyond} have values outside [0, 1]; write 1 for present and 0 for absent.")
 
     def edited_rows(self, dataset: Dataset, seed: int) -> tuple[np.ndarray, dict[str, int]]:
-        """Rows to edit: none with a missing labelled attribute; whole patients in a seeded order."""
+        """Rows to edit: none with a missing labelled attribute; of as many patients as there can be, in a seeded order.
+
+        A second image of a patient costs as much as a first one of another, and tells less: nobody is edited twice before
+        everybody is once.
+        """
         table = self.graph.coerce(dataset.attributes)
         missing = table.isna().any(axis=1).to_numpy()
         excluded = {f"missing {name}": int(n) for name, n in table.isna().sum().items() if n}
@@ -355,9 +359,11 @@ class Audit:
             return self.stopping.order(rows, dataset.patients.to_numpy()[rows], self.n_edited, seed), excluded
         if self.n_edited is not None and self.n_edited < len(rows):
             patients = dataset.patients.to_numpy()[rows]
-            order = np.random.default_rng([seed, 1]).permutation(pd.unique(patients))
-            rank = pd.Series(np.arange(len(order)), index=order)
-            rows = rows[np.argsort(rank[patients].to_numpy(), kind="stable")][: self.n_edited]
+            rng = np.random.default_rng([seed, 1])
+            order = rng.permutation(pd.unique(patients))
+            rank = pd.Series(np.arange(len(order)), index=order)[patients].to_numpy()
+            turn = pd.Series(rng.uniform(size=len(rows))).groupby(rank).rank().to_numpy()
+            rows = rows[np.lexsort((rank, turn))][: self.n_edited]
         return np.sort(rows), excluded
 
     def refuse_overlap(self, editors: Mapping[str, Editor], dataset: Dataset) -> None:

@@ -259,3 +259,19 @@ def test_where_every_edit_was_rejected_that_is_the_reason():
     report = Audit(GRAPH, [CornerReader()], n_edited=120, trials=None).run(Rejecting(), CornerDataset(800), seed=1)
     edge = report.edges.set_index(["contrast", "concept"]).loc[("disease: 0 -> 1", "leads")]
     assert (edge["refusal"], edge["reason"]) == ("no edits", "no edit of disease was accepted")
+
+
+def test_nobody_is_edited_twice_before_everybody_is_once():
+    dataset = CornerDataset(400)  # two images each
+    patients = dataset.patients.to_numpy()
+
+    def drawn(n: int, seed: int = 0) -> np.ndarray:
+        return Audit(GRAPH, [CornerReader()], n_edited=n).edited_rows(dataset, seed)[0]
+
+    assert len(np.unique(patients[drawn(150)])) == 150
+    counts = np.unique(patients[drawn(260)], return_counts=True)[1]
+    assert (len(counts), sorted(set(counts)), (counts == 2).sum()) == (200, [1, 2], 60)
+    assert drawn(150).tolist() == drawn(150).tolist() != drawn(150, seed=1).tolist()
+    assert set(drawn(150)) < set(drawn(260)), "more images are more patients, not others"
+    first = np.isin(drawn(200), np.flatnonzero(~pd.Series(patients).duplicated()))
+    assert 60 < first.sum() < 140, "which image of a patient is by chance"

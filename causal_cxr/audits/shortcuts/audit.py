@@ -65,7 +65,7 @@ class ShortcutAudit:
         prevalence: declared, of the target, for ``"prevalence"``.
         carriers: attribute -> hidden concepts that may carry its reliance. They are edited alone by editors that can set
             them. For other attributes all concepts that the readers read, that are no controls and that the edit moves.
-        n_edited: edit at most this many images (drawn by patient, seeded).
+        n_edited: edit at most this many images, of as many patients as there can be (seeded).
 
     Raises:
         ValueError: the target is no labelled ``Binary``; what is declared is not there or cannot be read; a number is out of
