@@ -6,9 +6,9 @@ calibrator that is fixed beforehand. A verdict has the least e-value of its conj
 kind over all cells, as without stopping. No p-value or interval that supposes a fixed number of patients is left in what comes out.
 
 What is taken as given, because it is known before the first edit: the order and the sizes of patients, the unedited images and
-the readers. Patients are taken as independent draws, and their images as one draw each. A reader's slope J is known with error: means are compared with ``delta J`` at that end of J's interval which makes the
-claim harder, so far out that what remains is paid for (:func:`causal_cxr.audits.effects.spared`; J's estimate is taken as normal, as
-everywhere); so is what a reader sees of the attribute in the concept's place, and how far real images differ by the attribute. "No" is
+the readers. Patients are taken as independent draws, and their images as one draw each. A reader's slope J is known with error, and so is
+what it sees of the attribute in the concept's place, and how far real images differ by the attribute: what means are compared with is hedged
+against (:func:`causal_cxr.audits.effects.hedged`; estimates are taken as normal, as everywhere). "No" is
 said of the whole that was asked: a mean is compared with delta, and with delta times what the edits do of it, image by image. A
 reader that follows the attribute is not heard, nor is a second one to bear it out. As without stopping, delta itself is taken as
 known where a rare concept's prevalence sets it.
@@ -40,11 +40,9 @@ from causal_cxr.audits.effects import (
     confidence_sequence,
     e_bh,
     e_needed,
+    hedged,
     log_e_above,
-    log_e_no,
-    log_e_yes,
     spared,
-    spared_error,
 )
 from causal_cxr.audits.falsification import independence_tests, rejected_at
 from causal_cxr.audits.gates import Gate
@@ -56,8 +54,8 @@ from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.quality import ReaderQuality
 
 LEVEL = 0.95  #: of confidence sequences, the reader's slope included
+ABOUT = ("counts", "seen_of_it", "counts_error")  #: of the range of scores: what counts, the shift, the error of both
 SLOPE_SHARE = 0.2  #: of a confidence sequence's error, what is the slope's, and the shift's
-NUISANCES = 3  #: each has its part of the error that is spared: slope, shift, and how far real images differ
 
 
 @dataclass(frozen=True)
@@ -207,19 +205,15 @@ class StoppingRule:
         cells["direct_call"] = np.where(cells["contrast"].isin(self._mediated), "undecided", "")
         mine = cells["reader"] + "/" + cells["concept"]
         cells["range"] = (self._high - self._low)[mine].to_numpy()
-        self._error = float(stats.norm.isf(spared_error(self._most) / NUISANCES))
-        error = self._error
         slopes = [
             self._quality[r].concepts.loc[c, "slope_se"] for r, c in zip(cells["reader"], cells["concept"], strict=True)
         ]
         cells["slope_se"] = np.array(slopes, dtype=float)
-        harder, easier = cells["slope"] + error * cells["slope_se"], cells["slope"] - error * cells["slope_se"]
-        far = cells["shift_removed"].abs() + error * cells["shift_se"]
-        cells["shift_most"] = far / cells["range"]
-        cells["border_yes"] = cells["delta"] * harder / cells["range"] + cells["shift_most"]
+        cells["counts"] = cells["delta"] * cells["slope"] / cells["range"]
+        cells["seen_of_it"] = cells["shift_removed"] / cells["range"]
+        cells["counts_error"] = np.hypot(cells["delta"] * cells["slope_se"], cells["shift_se"]) / cells["range"]
         unread = cells["attribute"].isin(self._graph.image_parents) & ~cells["contrast"].isin(self._own)
         cells["mute"] = cells["blind"] | unread
-        cells["border_no"] = (cells["delta"] * easier / cells["range"]).where(~cells["mute"])  # but for the shift
         for side in EDITED:
             cells[[f"{side}_e_yes", f"{side}_e_no"]] = 1.0
         cells["editor_call"] = "undecided"
@@ -370,34 +364,53 @@ class StoppingRule:
             frame = frame[frame["orientation"] == sign]
         return ClusteredSums.of(self._shares(frame, columns), frame["patient"].to_numpy(), self._largest[contrast])
 
+    def _above(
+        self, seen: ClusteredSums, border: np.ndarray, error: np.ndarray, *, scale: float | np.ndarray = 1.0, sides: int = 1
+    ) -> np.ndarray:  # fmt: skip
+        """Log e-values against "the mean is at most the border", which is known with this error; both to be divided by ``scale``."""
+        return hedged(lambda far: log_e_above(seen, (border + far) / scale), error, self._most, sides)
+
+    def _log_e_yes(self, sums: ClusteredSums, about: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Log e-values against ``|mean - shift| <= border``, and which sign speaks louder: the average of two one-sided ones."""
+        counts, shift, error = (about[c].to_numpy() for c in ABOUT)
+        up = self._above(sums, counts + shift, error, sides=2)
+        down = self._above(sums.turned(), counts - shift, error, sides=2)
+        return np.logaddexp(up, down) - np.log(2), np.where(up >= down, 1, -1)
+
     def _log_e_no(
-        self, frame: pd.DataFrame, columns: Sequence[str], contrast: Contrast, border: np.ndarray, shift: np.ndarray
+        self, frame: pd.DataFrame, columns: Sequence[str], contrast: Contrast, about: pd.DataFrame
     ) -> np.ndarray:
-        """Log e-values against ``|mean| >= border``, and against ``|mean| >= border r`` with r the share that the edits do of what
-        is asked, where the attribute shows itself: the smaller one.
+        """Log e-values against ``|mean - shift| >= border``, and against ``|mean - shift| >= border r`` with r the share that the
+        edits do of what is asked, where the attribute shows itself: the smallest.
 
-        ``mean <= -border r`` is a claim about one mean, of an image's change and ``border`` times its share, so r needs no estimate.
-
-        Args:
-            border: ``(k,)``, but for the reader's shift.
-            shift: ``(k,)`` that may be in the mean, either way.
+        ``mean - shift <= border r`` is a claim about one mean, of an image's change less ``border`` times its share, so r needs no
+        estimate.
         """
+        counts, shift, error = (about[c].to_numpy() for c in ABOUT)
         sums = self._sums(frame, columns, contrast.name)
-        plain = log_e_no(sums, np.maximum(border - shift, 1e-9))
-        if contrast.attribute not in self._graph.image_parents:
-            return plain
-        own = self._own[contrast.name]
-        real = self._observed[contrast.name][own].marginal
-        width = float(self._high[own] - self._low[own])
-        most = (abs(real.value) + self._error * real.se) / width if width > 0 else np.inf
-        # At most so much of the border is an image's share of it.
-        part = self._shares(frame, [own]) * np.sign(real.value) * (border / most)
-        scale = 1 + border / most
-        values, who, largest = self._shares(frame, columns), frame["patient"].to_numpy(), self._largest[contrast.name]
-        below, above = (
-            log_e_above(ClusteredSums.of((part + way * values) / scale, who, largest), shift / scale) for way in (-1, 1)
-        )
-        return np.minimum(plain, np.minimum(below, above))
+        found = [
+            self._above(sums.turned(), -shift - counts, error),
+            self._above(sums, shift - counts, error),
+        ]
+        if contrast.attribute in self._graph.image_parents:
+            own = self._own[contrast.name]
+            real = self._observed[contrast.name][own].marginal
+            width = float(self._high[own] - self._low[own])
+            if not (width > 0 and abs(real.value) > 0):
+                return np.full(len(columns), -np.inf)
+            # How far real images differ is known with error, too, which counts by what it is multiplied by.
+            error = np.hypot(error, counts * real.se / abs(real.value))
+            share = counts * width / abs(real.value)
+            part = self._shares(frame, [own]) * np.sign(real.value) * share
+            values, who, largest = (
+                self._shares(frame, columns),
+                frame["patient"].to_numpy(),
+                self._largest[contrast.name],
+            )
+            for way in (-1, 1):
+                both = ClusteredSums.of((part + way * values) / (1 + share), who, largest)
+                found.append(self._above(both, way * shift, error, scale=1 + share))
+        return np.min(found, axis=0)
 
     # --- looking
 
@@ -421,21 +434,19 @@ class StoppingRule:
         if not len(mine) or total is None:
             return
         columns = (cells.loc[mine, "reader"] + "/" + cells.loc[mine, "concept"]).to_list()
-        yes, no, shift = (cells.loc[mine, c].to_numpy(dtype=float) for c in ("border_yes", "border_no", "shift_most"))
+        asked = cells.loc[mine, list(ABOUT)].to_numpy(dtype=float)
+        known = np.isfinite(asked).all(axis=1) & (asked[:, 0] > 0)  # the slope is, and scores are not all the same
+        mute = ~known | cells.loc[mine, "mute"].to_numpy(dtype=bool)
+        about = pd.DataFrame(np.where(known[:, None], asked, [1.0, 0.0, 0.0]), columns=list(ABOUT))
         for side, kind in zip(EDITED, ("total", "direct"), strict=True):
             frame = paired[kind]
             if frame is None:
                 continue
             sums = self._sums(frame, columns, contrast.name)
-            log_yes, sign = log_e_yes(sums, np.nan_to_num(yes, nan=1.0))
-            cells.loc[mine, f"{side}_e_yes"] = spared(log_yes, self._most)
-            # The slope is known, and neither too low nor the scores all the same; the shift leaves room.
-            able = (no > shift) & np.isfinite(no)
-            if able.any():
-                log_no = self._log_e_no(frame, columns, contrast, np.where(able, no, 0.5), np.where(able, shift, 0.0))
-                cells.loc[mine, f"{side}_e_no"] = np.where(able, spared(log_no, self._most), 0.0)
-            else:
-                cells.loc[mine, f"{side}_e_no"] = 0.0
+            log_yes, sign = self._log_e_yes(sums, about)
+            cells.loc[mine, f"{side}_e_yes"] = np.where(known, spared(log_yes, self._most), 0.0)
+            log_no = np.full(len(mine), -np.inf) if mute.all() else self._log_e_no(frame, columns, contrast, about)
+            cells.loc[mine, f"{side}_e_no"] = np.where(mute, 0.0, spared(log_no, self._most))
             calls = _calls(cells.loc[mine], side, self._alpha)
             cells.loc[mine, f"{side}_call"] = calls
             if side == "editor":
@@ -443,7 +454,7 @@ class StoppingRule:
         ways = []
         for way in (1, -1):
             one = self._sums(total, columns, contrast.name, way)
-            log_yes, sign = log_e_yes(one, np.nan_to_num(yes, nan=1.0))
+            log_yes, sign = self._log_e_yes(one, about)
             ways.append(sign * (spared(log_yes, self._most) >= 1 / self._alpha))
         opposed = ways[0] * ways[1] < 0
         gates: list[Gate] = []

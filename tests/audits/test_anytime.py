@@ -177,7 +177,7 @@ def test_a_slope_known_with_error_makes_every_claim_harder(in_full):
 def test_what_a_reader_may_see_of_the_view_makes_every_claim_harder_and_moves_the_bounds(in_full):
     reader = in_full[1]
     rows = [["leads", "view", 0.016, 0.004, 0.008, 0.024, "view: PA -> AP", np.nan],
-            ["control", "view", 0.0, 0.02, -0.04, 0.04, "view: PA -> AP", np.nan]]  # fmt: skip
+            ["control", "view", 0.0, 0.08, -0.16, 0.16, "view: PA -> AP", np.nan]]  # fmt: skip
     seen = ReaderQuality(reader.quality.concepts, reader.quality.within, pd.DataFrame(rows, columns=list(FOLLOWS)))
     sure, unsure = (
         replay(rule(in_full, q, check_every=100), in_full[2])[0].edges.set_index(["contrast", "concept"])

@@ -2,7 +2,7 @@ from .betting import ClusteredSums, confidence_sequence, log_e_above, log_e_no, 
 from .bootstrap import bootstrap_interval, mean_difference, mean_ratio
 from .doubly_robust import DoublyRobust, cross_fitted_effect, pseudo_outcomes
 from .effect import NOTHING, Effect, IntervalEstimate
-from .evalues import benjamini_yekutieli_calibrator, e_bh, e_needed, spared, spared_error
+from .evalues import benjamini_yekutieli_calibrator, e_bh, e_needed, hedged, spared, spared_error
 from .multiplicity import benjamini_yekutieli, benjamini_yekutieli_level, family_wise_conjunction, holm
 from .paired import paired_effect, rejection_bounds
 from .power import minimum_detectable_effect, patients_needed, planned_effect, power_of, smallest_margin
@@ -36,6 +36,7 @@ __all__ = [
     "family_wise_conjunction",
     "fieller_interval",
     "g_computation",
+    "hedged",
     "hodges_lehmann",
     "holm",
     "log_e_above",

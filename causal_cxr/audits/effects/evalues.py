@@ -5,7 +5,10 @@ against the union of their hypotheses, so a conjunction of claims has the least 
 calibration, combination and applications, Annals of Statistics 2021).
 """
 
+from collections.abc import Callable
+
 import numpy as np
+from scipy import stats
 
 SPARE = 0.05  #: how much the mean of an e-value may grow by a nuisance that is known with error; it is divided by that
 
@@ -76,3 +79,35 @@ def spared(log_e: np.ndarray, most: float, spare: float = SPARE) -> np.ndarray:
 def spared_error(most: float, spare: float = SPARE) -> float:
     """How often a bound of a nuisance may fail for :func:`spared` to be right: ``spare / ((1 + spare) most)``."""
     return spare / ((1 + spare) * most)
+
+
+HEDGE = 3.0  #: variance of the mixture that speaks against values of a nuisance, in its estimate's own
+PLACES = 12  #: into which what a nuisance may be is cut
+
+
+def hedged(log_e: Callable[[np.ndarray], np.ndarray], error: np.ndarray, most: float, sides: int = 1) -> np.ndarray:
+    """Log e-values of a claim about a border whose estimate has a normal error; before they are :func:`spared`.
+
+    Whatever the border is, evidence against the claim's hypothesis given that border times evidence against that border, from its
+    own estimate, is an e-value if the two are independent; so the least of these products is one whatever it is. As evidence
+    against a border z errors away the ratio of a normal mixture of variance :data:`HEDGE` to the normal density serves. Borders
+    further away than :func:`spared_error` allows are not looked at. To bound the border alone would ask of every claim
+    that it holds at the far end.
+
+    Args:
+        log_e: of a border's distance from its estimate to the far side, ``(k,)``; it must not rise with it.
+        error: ``(k,)`` of the estimates; where it is 0 the border is known.
+        most: as for :func:`spared`.
+        sides: of how many borders the bounds must hold at once.
+
+    Returns:
+        ``(k,)``.
+
+    >>> float(hedged(lambda far: 5.0 - far, np.array([0.0]), 1000)[0])
+    5.0
+    """
+    z = np.linspace(0, stats.norm.isf(spared_error(most) / sides), PLACES + 1)
+    against = (z**2 * HEDGE / (1 + HEDGE) - np.log1p(HEDGE)) / 2
+    # Between two places the product is at least the one's least evidence times the other's.
+    parts = [log_e(far * error) + less for far, less in zip(z[1:], against[:-1], strict=True)]
+    return np.where(error > 0, np.min(parts, axis=0), log_e(np.zeros_like(error)))

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from causal_cxr.audits.effects import benjamini_yekutieli_calibrator, e_bh, e_needed, spared, spared_error
+from causal_cxr.audits.effects import benjamini_yekutieli_calibrator, e_bh, e_needed, hedged, spared, spared_error
 
 e_values = st.lists(st.one_of(st.floats(0, 2_000), st.just(np.inf)), min_size=1, max_size=40).map(np.array)
 p_values = st.lists(st.floats(1e-9, 1), min_size=1, max_size=40).map(np.array)
@@ -78,3 +79,32 @@ def test_what_is_unknown_is_never_claimed():
     assert benjamini_yekutieli_calibrator(np.array([np.nan]), 1, 0.05).tolist() == [0]
     assert e_bh(np.array([np.nan, 1e9]), 0.05).tolist() == [False, True]
     assert e_bh(np.array([]), 0.05).tolist() == []
+
+
+def test_a_hedged_e_value_holds_its_level_though_the_border_is_an_estimate():
+    """Normal data at a border that is known with an error as large as the data's own: what the estimate alone claims is wrong."""
+    rng = np.random.default_rng(0)
+    runs, n, bet, most = 20_000, 50, 0.4, 200.0
+    error = 1 / np.sqrt(n)
+    total = n * 0.3 + np.sqrt(n) * rng.normal(size=runs)
+    border = 0.3 + error * rng.normal(size=runs)
+
+    def log_e(far: np.ndarray) -> np.ndarray:
+        return bet * (total - n * (border + far)) - n * bet**2 / 2
+
+    e = spared(hedged(log_e, np.full(runs, error), most), most)
+    naive = np.minimum(np.exp(log_e(np.zeros(runs))), most)
+    assert e.mean() < 1 + 3 * e.std() / np.sqrt(runs)
+    assert naive.mean() > 2
+
+
+def test_hedging_asks_less_than_that_a_claim_holds_at_the_far_end():
+    def log_e(far: np.ndarray) -> np.ndarray:
+        return 12.0 * (1 - far / 0.1)
+
+    error = np.array([0.005, 0.015, 0.0])
+    found = hedged(log_e, error, 1_000.0)
+    far_end = log_e(error * stats.norm.isf(spared_error(1_000.0)))
+    assert found[1] > far_end[1] + 2
+    assert found[2] == 12.0, "a border that is known costs nothing"
+    assert found[0] > found[1]
