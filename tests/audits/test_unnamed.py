@@ -45,7 +45,7 @@ SEARCH = UnnamedSearch(Pixels(8), ComponentSearch(resamples=2, atoms=4), phrases
 
 
 def audit(unnamed=SEARCH, reader=Pointless, learnt=True, out=None, dataset=None):
-    return Audit(GRAPH, [reader()], n_edited=200, unnamed=unnamed).run(
+    return Audit(GRAPH, [reader()], n_edited=400, unnamed=unnamed).run(
         CornerEditor(learnt), dataset or CornerDataset(1000), out=out, seed=1
     )
 

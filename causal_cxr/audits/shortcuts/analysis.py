@@ -264,7 +264,7 @@ class Question:
         if frame is not None and read:
             left = [leaks.explained(column, frame, by_target, r, alpha=self.alpha) for r in read]
             beyond = min((e for e in left if e.n), key=lambda e: e.value * np.sign(gain.value), default=NOTHING)
-            p_beyond = max(self._p_beyond(e, gain) for e in left)
+            p_beyond = max(self._p_beyond(e, gain, r) for e, r in zip(left, read, strict=True))
         attribute = common["attribute"]
         missing = self._missing(short, gain, common["contrast"])
         shows = attribute in self.graph.image_parents
@@ -294,14 +294,15 @@ class Question:
             "needed_gain": (gain if abs(gain.value) > delta else whole).patients_needed(delta, self.alpha),
         }  # fmt: skip
 
-    def _p_beyond(self, beyond: Effect, gain: Effect) -> float:
+    def _p_beyond(self, beyond: Effect, gain: Effect, reading: leaks.Reading) -> float:
         """p of "what a movement of a manifestation does not explain is too little to count".
 
-        Where that cannot be told, as the editor does not move the target, a movement that is not excluded may explain as much
-        of the gain: a score moves by no more than 1 where the manifestation does.
+        Where that cannot be told, as no edit moves the target, a movement may explain as much of the gain as it is large, if the
+        reading tells: a score moves by no more than 1 where the manifestation does.
         """
         if not beyond.n:
-            return gain.p_yes(self.smallest_effect + self.largest_leak)
+            most = abs(reading.effect.value) * np.sign(gain.value)
+            beyond = gain.less(float(most), reading.effect.se) if reading.state == "unmoved" else gain
         return beyond.p_yes(self.smallest_effect) if beyond.value * gain.value > 0 else 1.0
 
     @staticmethod

@@ -150,8 +150,10 @@ def _why(row: dict, moves: bool, alpha: float) -> tuple[str, float]:
 
 def _leak_why(row: dict, alpha: float) -> str:
     """Each movement is small, but the score may follow it far."""
-    if row["leak"] != "unmoved" or row["p_unmoved"] > alpha or row["p_beyond"] <= alpha:
+    if row["leak"] != "unmoved":
         return row["leak_why"]
+    if row["p_beyond"] <= alpha:
+        return f"{row['leak_why']}, though not after correction for the number of attributes"
     if np.isnan(row["beyond"]):
         return f"{row['leak_why']}; how much of the gain it may explain is not known, as no edit moves the target"
     beyond = f"{row['beyond']:+.3f} [{row['beyond_low']:+.3f}, {row['beyond_high']:+.3f}]"
@@ -163,7 +165,7 @@ def leak_in_words(readings: Sequence) -> str:
     said = []
     for r in readings:
         low, high = r.effect.interval() if r.effect.n else (float("nan"), float("nan"))
-        how = {"moved": "moves", "open": "is not shown to stay", "unmoved": "stays, though not after correction",
+        how = {"moved": "moves", "open": "is not shown to stay", "unmoved": "stays",
                "reader blind": "cannot be read", "reader follows": "is read by a reader that follows the attribute"}  # fmt: skip
         said.append(f"{r.concept} {how[r.state]}: {r.effect.value:+.2f} [{low:+.2f}, {high:+.2f}]")
     return "; ".join(said)
