@@ -9,7 +9,7 @@ import pandas as pd
 from causal_cxr.audits.acceptance import acceptance_rates
 from causal_cxr.audits.agreement import DIFFER, best_reader, heard_with_a_witness, reader_agreement
 from causal_cxr.audits.associations import associations
-from causal_cxr.audits.cells import cell
+from causal_cxr.audits.cells import cell, decided_about
 from causal_cxr.audits.decisions import INTERNAL, decide
 from causal_cxr.audits.differences import asked_edits, paired_differences
 from causal_cxr.audits.falsification import independence_tests, rejected_at
@@ -106,7 +106,7 @@ def analyse(
     asked_of = {
         (contrast.name, concept.name)
         for contrast in contrasts for group in concepts.values() for concept in group
-        if _asked(contrast, concept, labelled_outcomes)
+        if decided_about(contrast, concept, labelled_outcomes)
     }  # fmt: skip
     tests = max(len(names) * len(asked_of), 1)  # what a family counts: a cell an edge, however many read it
     rows, effectiveness, leak = [], [], []
@@ -124,7 +124,7 @@ def analyse(
             leak += leaks(editor, contrast, concepts, quality, graph, paired["total"])
             for reader, group in concepts.items():
                 for concept in group:
-                    if _asked(contrast, concept, labelled_outcomes):
+                    if decided_about(contrast, concept, labelled_outcomes):
                         rows.append(cell(editor, contrast, reader, concept, quality[reader], paired, asked,
                                           seen[f"{reader}/{concept.name}"], factual, obedience, graph, alpha,
                                           smallest_effect, tests))  # fmt: skip
@@ -152,8 +152,3 @@ def analyse(
         heterogeneity=heterogeneity(differences, contrasts, concepts, quality),
         reciprocal=reciprocal_edits(leak_frame),
     )
-
-
-def _asked(contrast: Contrast, concept: Concept, labelled_outcomes: bool) -> bool:
-    """Whether a verdict is given about what the contrast does to the concept."""
-    return concept.attribute is None or (labelled_outcomes and concept.attribute != contrast.attribute)

@@ -29,7 +29,7 @@ from scipy import stats
 from causal_cxr.audits.agreement import DIFFER, best_reader, reader_agreement
 from causal_cxr.audits.analyse import Analysis, analyse
 from causal_cxr.audits.associations import associations
-from causal_cxr.audits.cells import EDITED, NO_EDITS, SIDES, cell
+from causal_cxr.audits.cells import EDITED, NO_EDITS, SIDES, cell, decided_about
 from causal_cxr.audits.decisions import INTERNAL, sentence
 from causal_cxr.audits.differences import asked_edits, paired_differences
 from causal_cxr.audits.effects import (
@@ -341,9 +341,7 @@ class StoppingRule:
                         mine, mine[mine["kind"] == "null"].set_index("row"), contrast, list(self._columns)
                     )
                 for column, (reader, concept) in self._columns.items():
-                    if concept.attribute is None or (
-                        self._labelled_outcomes and concept.attribute != contrast.attribute
-                    ):
+                    if decided_about(contrast, concept, self._labelled_outcomes):
                         rows.append(cell(editor, contrast, reader, concept, self._quality[reader], paired, asked, seen[column],
                                          self._factual, obedience, self._graph, self._alpha, self._delta, 1))  # fmt: skip
         return pd.DataFrame(rows)

@@ -15,18 +15,18 @@ from causal_cxr.audits.effects import (
     minimum_detectable_effect,
     paired_effect,
 )
+from causal_cxr.audits.following import NOT_KNOWN, Following, following
 from causal_cxr.audits.gates import Gate
 from causal_cxr.audits.obedience import Obedience
 from causal_cxr.graphs import CausalGraph, Contrast
 from causal_cxr.readers.concepts import Concept
-from causal_cxr.readers.quality import ReaderQuality, Shift
+from causal_cxr.readers.quality import ReaderQuality
 
 SIDES = ("editor", "adjusted", "marginal")
 DATA = ("adjusted", "marginal")  #: sides of unedited images: of labels, where there are some
 BLIND_SLOPE = 0.3  #: a reader whose slope may lie below this cannot say "no"
 RARE = 0.2  #: below this prevalence delta is half the prevalence
 EDITED = ("editor", "direct")  #: sides of edits, which may do less than they are asked
-FOLLOW_SHARE = 0.5  #: a reader may follow A by this share of delta
 FOLLOWS = "reader follows"
 NO_EDITS = "no edits"
 FEWEST_EXPECTED = (
@@ -55,14 +55,11 @@ def cell(
             frame = frame[frame["orientation"] == orientation]
         return paired_effect(frame[column].to_numpy(), frame["patient"].to_numpy())
 
-    shift = (
-        quality.shift_along(concept.name, contrast, graph.attributes[contrast.attribute])
+    shift, inseparable, follows = (
+        following(quality, concept.name, contrast, graph.attributes[contrast.attribute], delta)
         if readable
-        else Shift(0.0, 0.0, False)
+        else Following(NOT_KNOWN, False, False)
     )
-    inseparable = bool(np.isnan(shift.value))
-    shift = Shift(0.0, 0.0, False) if inseparable else shift
-    follows = readable and not inseparable and follows_far(quality, concept.name, contrast.attribute, slope, delta)
     shows = contrast.attribute in graph.image_parents
     raw = {"editor": of("total"), "adjusted": seen.adjusted, "marginal": seen.marginal, "direct": of("direct"),
            "up": of("total", 1), "down": of("total", -1)}  # fmt: skip
@@ -146,11 +143,6 @@ def _no_edits(about: str, asked: pd.DataFrame | None, paired: pd.DataFrame | Non
     )
 
 
-def follows_far(quality: ReaderQuality, concept: str, attribute: str, slope: float, delta: float) -> bool:
-    """Whether a reader is shown to follow the attribute by more than :data:`FOLLOW_SHARE` of delta.
-
-    What less than that it sees is taken off with its error, known or not; more makes one doubt what is read at all. Of an
-    attribute with several levels one that is followed is enough.
-    """
-    low, high = (quality.follow_bounds(concept, attribute) / slope / delta).T
-    return bool(((low > FOLLOW_SHARE) | (high < -FOLLOW_SHARE)).any())
+def decided_about(contrast: Contrast, concept: Concept, labelled_outcomes: bool) -> bool:
+    """Whether a verdict is given about what the contrast does to the concept: it is hidden, or another labelled one is asked for."""
+    return concept.attribute is None or (labelled_outcomes and concept.attribute != contrast.attribute)

@@ -6,7 +6,7 @@ itself: of many questions asked some limits near their threshold will be by chan
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -14,12 +14,12 @@ import pandas as pd
 
 from causal_cxr.audits.acceptance import patient_groups
 from causal_cxr.audits.associations import marginal_association
-from causal_cxr.audits.cells import follows_far
 from causal_cxr.audits.changes import GUARDED, REST
 from causal_cxr.audits.differences import paired_differences
 from causal_cxr.audits.effects import Effect, paired_effect, paired_ratio
+from causal_cxr.audits.following import following
 from causal_cxr.audits.looks import Looks
-from causal_cxr.audits.obedience import EFFECTIVE_RATIO, best_readers, own_reader
+from causal_cxr.audits.obedience import EFFECTIVE_RATIO, best_readers, own_reader, share_of
 from causal_cxr.graphs import CausalGraph, Continuous, Contrast
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.concordance import concordance
@@ -297,22 +297,18 @@ class _Judge:
             effect = paired_effect(here[f"{reader}/{name}"].to_numpy(), here["patient"].to_numpy())
             why = "" if float(slope["slope_low"]) > 0 else f"no reading of {name} is known to work"
             if not why:
-                shift, why = self._shift(judged, name, contrast, float(slope["slope"]))
+                shift, why = self._shift(judged, name, contrast)
                 effect = effect.less(shift.value, shift.se).scaled(float(slope["slope"]), float(slope["slope_se"]))
             yield "leak", name, "within", self.smallest_effect, _of(effect.unsettled(), why)
 
-    def _shift(self, quality: ReaderQuality, name: str, contrast: Contrast, slope: float) -> tuple[Shift, str]:
+    def _shift(self, quality: ReaderQuality, name: str, contrast: Contrast) -> tuple[Shift, str]:
         """What a reading sees of the contrast itself, and why it tells nothing of a leak; the same for all groups."""
         key = (name, contrast.name)
         if key not in self.shifts:
-            about, shift = (
-                contrast.attribute,
-                quality.shift_along(name, contrast, self.graph.attributes[contrast.attribute]),
-            )
-            why = f"whether the reading of {name} follows {about} itself is not known" if np.isnan(shift.value) else ""
-            if follows_far(quality, name, about, slope, self.smallest_effect):
-                why = f"the reading of {name} follows {about} itself"
-            self.shifts[key] = (Shift(0.0, 0.0, False) if np.isnan(shift.value) else shift), why
+            about = contrast.attribute
+            shift, unknown, far = following(quality, name, contrast, self.graph.attributes[about], self.smallest_effect)
+            why = f"whether the reading of {name} follows {about} itself is not known" if unknown else ""
+            self.shifts[key] = shift, f"the reading of {name} follows {about} itself" if far else why
         return self.shifts[key]
 
     def _acceptance(self, contrast: Contrast, members: np.ndarray) -> Iterator[Any]:
@@ -360,13 +356,13 @@ def _ratio(above: pd.Series, below: pd.Series, patients: pd.Series, why: str = "
 
 
 def _over(effect: Effect, expected: Effect) -> _Found:
-    """An effect over what real images differ by, of other images: the errors are independent (Fieller)."""
+    """What an edit does of what real images differ by, where those are shown to differ."""
     if not effect.n or not expected.n:
         return _Found(*NONE)
     low, high = expected.interval()
     if not low * high > 0:
         return _Found(*NONE, "real images do not differ clearly by it, as read")
-    return _of(replace(effect, dof=min(effect.dof, expected.dof)).scaled(expected.value, expected.se))
+    return _of(share_of(effect, expected))
 
 
 # -- in words ------------------------------------------------------------------------------------------------------------

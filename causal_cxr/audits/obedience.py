@@ -80,8 +80,7 @@ def obedience_of(
             expected = seen[column].marginal
             if not (effect.n and abs(expected.value) > 1e-3):
                 continue
-            # Other images say how far real ones differ: the errors are independent.
-            ratio = replace(effect, dof=min(effect.dof, expected.dof)).scaled(expected.value, expected.se)
+            ratio = share_of(effect, expected)
             done[column] = ratio
             rows.append([editor, contrast.name, contrast.attribute, concept.name, reader, effect.value, expected.value,
                          ratio.value, *ratio.interval(), effect.n])  # fmt: skip
@@ -89,6 +88,11 @@ def obedience_of(
     column = "" if own is None else f"{own[0]}/{own[1].name}"
     column = column if column in done else next(iter(done), "")
     return Obedience(done.get(column, NOTHING), column, rows)
+
+
+def share_of(effect: Effect, expected: Effect) -> Effect:
+    """An effect over what real images differ by; other images say that, so the errors are independent."""
+    return replace(effect, dof=min(effect.dof, expected.dof)).scaled(expected.value, expected.se)
 
 
 def own_reader(contrast: Contrast, readers: Mapping[str, tuple[str, Concept]]) -> tuple[str, Concept] | None:

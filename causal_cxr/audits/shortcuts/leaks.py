@@ -7,8 +7,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from causal_cxr.audits.cells import BLIND_SLOPE, follows_far
+from causal_cxr.audits.cells import BLIND_SLOPE
 from causal_cxr.audits.effects import NOTHING, Effect, paired_effect
+from causal_cxr.audits.following import following
 from causal_cxr.audits.shortcuts.moments import product_ratio
 from causal_cxr.graphs import Attribute, Contrast
 from causal_cxr.readers.concepts import Concept
@@ -97,7 +98,7 @@ def read_leaks(
         follows, merit, shift, reader, concept = max(judged, key=lambda one: (one[1] - 10.0 * one[0], one[3].name))
         q: Any = reader.quality.concepts.loc[concept.name]
         raw = paired_effect(paired[f"{reader.name}/{concept.name}"].to_numpy(), paired["patient"].to_numpy())
-        if merit > 0 and not np.isnan(shift.value):
+        if merit > 0:
             raw = raw.less(shift.value, shift.se)
         effect = raw.scaled(float(q["slope"]), float(q["slope_se"])).unsettled() if merit > 0 else raw
         blind = not merit >= BLIND_SLOPE
@@ -167,7 +168,6 @@ def _standing(
 ) -> tuple[bool, float, Shift]:
     """Whether the reader may follow the attribute too far, the lower end of its slope (-1 = unknown), and the shift."""
     q: Any = quality.concepts.loc[concept.name]
-    low, slope = float(q["slope_low"]), float(q["slope"])
-    shift = quality.shift_along(concept.name, contrast, attribute)
-    far = bool(np.isnan(shift.value)) or follows_far(quality, concept.name, contrast.attribute, slope, delta)
-    return far and low > 0, -1.0 if np.isnan(low) else low, shift
+    low = float(q["slope_low"])
+    shift, unknown, far = following(quality, concept.name, contrast, attribute, delta)
+    return (unknown or far) and low > 0, -1.0 if np.isnan(low) else low, shift
