@@ -20,6 +20,7 @@ to be edited spoke for it without end.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,8 @@ from causal_cxr.audits.effects import (
     e_needed,
     hedged,
     log_e_above,
+    log_e_no,
+    log_e_yes,
     spared,
 )
 from causal_cxr.audits.falsification import independence_tests, rejected_at
@@ -369,11 +372,9 @@ class StoppingRule:
         return hedged(lambda far: log_e_above(seen, (border + far) / scale), error, self._most, sides)
 
     def _log_e_yes(self, sums: ClusteredSums, about: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Log e-values against ``|mean - shift| <= border``, and which sign speaks louder: the average of two one-sided ones."""
+        """:func:`~causal_cxr.audits.effects.log_e_yes` of a border that is known with error."""
         counts, shift, error = (about[c].to_numpy() for c in ABOUT)
-        up = self._above(sums, counts + shift, error, sides=2)
-        down = self._above(sums.turned(), counts - shift, error, sides=2)
-        return np.logaddexp(up, down) - np.log(2), np.where(up >= down, 1, -1)
+        return log_e_yes(sums, counts, shift, partial(self._above, error=error, sides=2))
 
     def _log_e_no(
         self, frame: pd.DataFrame, columns: Sequence[str], contrast: Contrast, about: pd.DataFrame
@@ -386,10 +387,7 @@ class StoppingRule:
         """
         counts, shift, error = (about[c].to_numpy() for c in ABOUT)
         sums = self._sums(frame, columns, contrast.name)
-        found = [
-            self._above(sums.turned(), -shift - counts, error),
-            self._above(sums, shift - counts, error),
-        ]
+        found = [log_e_no(sums, counts, shift, partial(self._above, error=error))]
         if contrast.attribute in self._graph.image_parents:
             own = self._own[contrast.name]
             real = self._observed[contrast.name][own].marginal

@@ -15,6 +15,7 @@ if the mean over images is at most m. ``L`` belongs to the design, like the orde
 value.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,34 +102,44 @@ def log_e_above(seen: ClusteredSums, border: np.ndarray) -> np.ndarray:
     return np.where(possible, found, -np.inf)
 
 
-def log_e_yes(seen: ClusteredSums, border: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Log e-values against ``|mean| <= border``, and which sign speaks louder.
+Above = Callable[[ClusteredSums, np.ndarray], np.ndarray]  #: as :func:`log_e_above`
+
+
+def log_e_yes(
+    seen: ClusteredSums, border: np.ndarray, shift: float | np.ndarray = 0.0, above: Above = log_e_above
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log e-values against ``|mean - shift| <= border``, and which sign speaks louder.
 
     The average of two one-sided e-values, one of which is against an even larger hypothesis.
 
     Args:
         seen: of the patients so far.
         border: ``(k,)``, at least 0.
+        shift: of the mean, that is known from elsewhere.
+        above: of one side; another where the border is not known.
 
     Returns:
         two of ``(k,)``; the second +1 or -1.
     """
-    up, down = log_e_above(seen, border), log_e_above(seen.turned(), border)
+    up, down = above(seen, border + shift), above(seen.turned(), border - shift)
     return np.logaddexp(up, down) - np.log(2), np.where(up >= down, 1, -1)
 
 
-def log_e_no(seen: ClusteredSums, border: np.ndarray) -> np.ndarray:
-    """Log e-value against ``|mean| >= border``: the smaller of two one-sided ones, whichever side the mean is on.
+def log_e_no(
+    seen: ClusteredSums, border: np.ndarray, shift: float | np.ndarray = 0.0, above: Above = log_e_above
+) -> np.ndarray:
+    """Log e-value against ``|mean - shift| >= border``: the smaller of two one-sided ones, whichever side the mean is on.
 
     Args:
         seen: of the patients so far.
         border: ``(k,)``, more than 0.
+        shift, above: as for :func:`log_e_yes`.
 
     Returns:
         ``(k,)``; where the border is 1 or more, the e-value is that of a border just below.
     """
     border = np.minimum(border, 1 - 1e-9)
-    return np.minimum(log_e_above(seen, -border), log_e_above(seen.turned(), -border))
+    return np.minimum(above(seen, shift - border), above(seen.turned(), -shift - border))
 
 
 def confidence_sequence(seen: ClusteredSums, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
