@@ -57,7 +57,8 @@ from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.quality import ReaderQuality
 
 LEVEL = 0.95  #: of confidence sequences, the reader's slope included
-ABOUT = ("counts", "seen_of_it", "counts_error")  #: of the range of scores: what counts, the shift, the error of both
+#: Of the range of scores: what counts, the shift, the error of both; and what counts on the concept's own scale.
+ABOUT = ("counts", "seen_of_it", "counts_error", "delta")
 SLOPE_SHARE = 0.2  #: of a confidence sequence's error, what is the slope's, and the shift's
 
 
@@ -366,15 +367,20 @@ class StoppingRule:
         return ClusteredSums.of(self._shares(frame, columns), frame["patient"].to_numpy(), self._largest[contrast])
 
     def _above(
-        self, seen: ClusteredSums, border: np.ndarray, error: np.ndarray, *, scale: float | np.ndarray = 1.0, sides: int = 1
+        self, seen: ClusteredSums, border: np.ndarray, error: np.ndarray, delta: np.ndarray, *, scale: float | np.ndarray = 1.0, sides: int = 1
     ) -> np.ndarray:  # fmt: skip
-        """Log e-values against "the mean is at most the border", which is known with this error; both to be divided by ``scale``."""
-        return hedged(lambda far: log_e_above(seen, (border + far) / scale), error, self._most, sides)
+        """Log e-values against "the mean is at most the border", which is known with this error; both to be divided by ``scale``.
+
+        Where nothing changes, "no" takes about ``log(most) / delta`` images, of one of which it loses what the border lies further
+        away. Delta, unlike what counts, owes nothing to the estimates that are hedged against.
+        """
+        cost = np.log(self._most) * error / delta
+        return hedged(lambda far: log_e_above(seen, (border + far) / scale), error, self._most, cost=cost, sides=sides)
 
     def _log_e_yes(self, sums: ClusteredSums, about: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """:func:`~causal_cxr.audits.effects.log_e_yes` of a border that is known with error."""
-        counts, shift, error = (about[c].to_numpy() for c in ABOUT)
-        return log_e_yes(sums, counts, shift, partial(self._above, error=error, sides=2))
+        counts, shift, error, delta = (about[c].to_numpy() for c in ABOUT)
+        return log_e_yes(sums, counts, shift, partial(self._above, error=error, delta=delta, sides=2))
 
     def _log_e_no(
         self, frame: pd.DataFrame, columns: Sequence[str], contrast: Contrast, about: pd.DataFrame
@@ -385,9 +391,9 @@ class StoppingRule:
         ``mean - shift <= border r`` is a claim about one mean, of an image's change less ``border`` times its share, so r needs no
         estimate.
         """
-        counts, shift, error = (about[c].to_numpy() for c in ABOUT)
+        counts, shift, error, delta = (about[c].to_numpy() for c in ABOUT)
         sums = self._sums(frame, columns, contrast.name)
-        found = [log_e_no(sums, counts, shift, partial(self._above, error=error))]
+        found = [log_e_no(sums, counts, shift, partial(self._above, error=error, delta=delta))]
         if contrast.attribute in self._graph.image_parents:
             own = self._own[contrast.name]
             real = self._observed[contrast.name][own].marginal
@@ -405,7 +411,7 @@ class StoppingRule:
             )
             for way in (-1, 1):
                 both = ClusteredSums.of((part + way * values) / (1 + share), who, largest)
-                found.append(self._above(both, way * shift, error, scale=1 + share))
+                found.append(self._above(both, way * shift, error, delta, scale=1 + share))
         return np.min(found, axis=0)
 
     # --- looking
@@ -433,7 +439,7 @@ class StoppingRule:
         asked = cells.loc[mine, list(ABOUT)].to_numpy(dtype=float)
         known = np.isfinite(asked).all(axis=1) & (asked[:, 0] > 0)  # the slope is, and scores are not all the same
         mute = ~known | cells.loc[mine, "mute"].to_numpy(dtype=bool)
-        about = pd.DataFrame(np.where(known[:, None], asked, [1.0, 0.0, 0.0]), columns=list(ABOUT))
+        about = pd.DataFrame(np.where(known[:, None], asked, [1.0, 0.0, 0.0, 1.0]), columns=list(ABOUT))
         for side, kind in zip(EDITED, ("total", "direct"), strict=True):
             frame = paired[kind]
             if frame is None:

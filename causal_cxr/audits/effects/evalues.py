@@ -81,33 +81,45 @@ def spared_error(most: float, spare: float = SPARE) -> float:
     return spare / ((1 + spare) * most)
 
 
-HEDGE = 3.0  #: variance of the mixture that speaks against values of a nuisance, in its estimate's own
-PLACES = 12  #: into which what a nuisance may be is cut
+HEDGE = 1.0  #: variance of the mixture that speaks against values of a nuisance, in its estimate's own
+STEPS = 16  #: of golden sections, which find the least over what a nuisance may be to 0.01 of its error
+GOLDEN = (np.sqrt(5) - 1) / 2
 
 
-def hedged(log_e: Callable[[np.ndarray], np.ndarray], error: np.ndarray, most: float, sides: int = 1) -> np.ndarray:
+def hedged(
+    log_e: Callable[[np.ndarray], np.ndarray], error: np.ndarray, most: float, *, cost: np.ndarray, sides: int = 1
+) -> np.ndarray:
     """Log e-values of a claim about a border whose estimate has a normal error; before they are :func:`spared`.
 
     Whatever the border is, evidence against the claim's hypothesis given that border times evidence against that border, from its
     own estimate, is an e-value if the two are independent; so the least of these products is one whatever it is. As evidence
-    against a border z errors away the ratio of a normal mixture of variance :data:`HEDGE` to the normal density serves. Borders
-    further away than :func:`spared_error` allows are not looked at. To bound the border alone would ask of every claim
-    that it holds at the far end.
+    against a border z errors further away serves the ratio of a normal mixture of mean ``cost`` and variance :data:`HEDGE` to the
+    normal density: it gains with z what ``log_e`` is expected to lose. Borders further away than :func:`spared_error` allows are
+    not looked at. To bound the border alone would ask of every claim that it holds at the far end.
 
     Args:
-        log_e: of a border's distance from its estimate to the far side, ``(k,)``; it must not rise with it.
+        log_e: of a border's distance from its estimate to the far side, ``(k,)``; convex in it, and not rising, as
+            :func:`~causal_cxr.audits.effects.log_e_above` is.
         error: ``(k,)`` of the estimates; where it is 0 the border is known.
         most: as for :func:`spared`.
+        cost: ``(k,)``, what ``log_e`` is expected to lose an error of the border, where it decides; known before its data. A guess
+            that is off costs evidence, not level.
         sides: of how many borders the bounds must hold at once.
 
     Returns:
         ``(k,)``.
 
-    >>> float(hedged(lambda far: 5.0 - far, np.array([0.0]), 1000)[0])
+    >>> float(hedged(lambda far: 5.0 - far, np.array([0.0]), 1000, cost=np.array([1.0]))[0])
     5.0
     """
-    z = np.linspace(0, stats.norm.isf(spared_error(most) / sides), PLACES + 1)
-    against = (z**2 * HEDGE / (1 + HEDGE) - np.log1p(HEDGE)) / 2
-    # Between two places the product is at least the one's least evidence times the other's.
-    parts = [log_e(far * error) + less for far, less in zip(z[1:], against[:-1], strict=True)]
-    return np.where(error > 0, np.min(parts, axis=0), log_e(np.zeros_like(error)))
+
+    def product(z: np.ndarray) -> np.ndarray:
+        return log_e(z * error) + (z**2 - (z - cost) ** 2 / (1 + HEDGE) - np.log1p(HEDGE)) / 2
+
+    edge = np.full_like(error, stats.norm.isf(spared_error(most) / sides))
+    low, high = -edge, edge
+    for _ in range(STEPS):
+        width = GOLDEN * (high - low)
+        falls = product(high - width) > product(low + width)
+        low, high = np.where(falls, high - width, low), np.where(falls, high, low + width)
+    return np.where(error > 0, np.minimum(product((low + high) / 2), product(edge)), log_e(np.zeros_like(error)))

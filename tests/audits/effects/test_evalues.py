@@ -8,6 +8,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from causal_cxr.audits.effects import benjamini_yekutieli_calibrator, e_bh, e_needed, hedged, spared, spared_error
+from causal_cxr.audits.effects.evalues import HEDGE
 
 e_values = st.lists(st.one_of(st.floats(0, 2_000), st.just(np.inf)), min_size=1, max_size=40).map(np.array)
 p_values = st.lists(st.floats(1e-9, 1), min_size=1, max_size=40).map(np.array)
@@ -81,7 +82,8 @@ def test_what_is_unknown_is_never_claimed():
     assert e_bh(np.array([]), 0.05).tolist() == []
 
 
-def test_a_hedged_e_value_holds_its_level_though_the_border_is_an_estimate():
+@pytest.mark.parametrize("cost", [0.0, 1.0, 2.8, 6.0])
+def test_a_hedged_e_value_holds_its_level_though_the_border_is_an_estimate(cost):
     """Normal data at a border that is known with an error as large as the data's own: what the estimate alone claims is wrong."""
     rng = np.random.default_rng(0)
     runs, n, bet, most = 20_000, 50, 0.4, 200.0
@@ -92,7 +94,7 @@ def test_a_hedged_e_value_holds_its_level_though_the_border_is_an_estimate():
     def log_e(far: np.ndarray) -> np.ndarray:
         return bet * (total - n * (border + far)) - n * bet**2 / 2
 
-    e = spared(hedged(log_e, np.full(runs, error), most), most)
+    e = spared(hedged(log_e, np.full(runs, error), most, cost=np.full(runs, cost)), most)
     naive = np.minimum(np.exp(log_e(np.zeros(runs))), most)
     assert e.mean() < 1 + 3 * e.std() / np.sqrt(runs)
     assert naive.mean() > 2
@@ -103,8 +105,19 @@ def test_hedging_asks_less_than_that_a_claim_holds_at_the_far_end():
         return 12.0 * (1 - far / 0.1)
 
     error = np.array([0.005, 0.015, 0.0])
-    found = hedged(log_e, error, 1_000.0)
+    found = hedged(log_e, error, 1_000.0, cost=12 * error / 0.1)
     far_end = log_e(error * stats.norm.isf(spared_error(1_000.0)))
     assert found[1] > far_end[1] + 2
     assert found[2] == 12.0, "a border that is known costs nothing"
     assert found[0] > found[1]
+
+
+def test_a_hedge_costs_least_where_it_expects_what_the_border_costs():
+    """A linear loss: the closed form of the least product, and next to nothing beside the true cost's square over 2."""
+    error, loss = np.full(4, 0.01), 1.5
+    cost = np.array([0.0, 1.0, 1.5, 3.0])
+    found = hedged(lambda far: 9.0 - loss * far / 0.01, error, 1_000.0, cost=cost)
+    least = 9.0 - np.log1p(HEDGE) / 2 - cost**2 / (2 * (1 + HEDGE))
+    least -= (loss * (1 + HEDGE) - cost) ** 2 / (2 * HEDGE * (1 + HEDGE))
+    assert found == pytest.approx(least)
+    assert found[0] < found[1] < found[2]
