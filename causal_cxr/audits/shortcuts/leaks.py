@@ -9,7 +9,7 @@ import pandas as pd
 
 from causal_cxr.audits.cells import BLIND_SLOPE
 from causal_cxr.audits.effects import NOTHING, Effect, paired_effect
-from causal_cxr.audits.following import following
+from causal_cxr.audits.following import NOT_KNOWN, following
 from causal_cxr.audits.shortcuts.moments import product_ratio
 from causal_cxr.graphs import Attribute, Contrast
 from causal_cxr.readers.concepts import Concept
@@ -34,6 +34,7 @@ class Reading:
         state: ``unmoved`` and ``moved`` are each a rejection; ``open`` is neither; or why the reader cannot tell.
         p_moved, p_unmoved: of ``|effect| <= delta`` and of ``|effect| >= delta``; the second is 1 where the reader cannot tell.
         patients_needed: to decide, NaN where it is decided or cannot be.
+        shift: of the reading with the attribute that is set, in scores; it is no movement of the manifestation.
     """
 
     manifestation: str
@@ -44,6 +45,7 @@ class Reading:
     p_moved: float
     p_unmoved: float
     patients_needed: float
+    shift: Shift
 
     @property
     def column(self) -> str:
@@ -98,8 +100,8 @@ def read_leaks(
         follows, merit, shift, reader, concept = max(judged, key=lambda one: (one[1] - 10.0 * one[0], one[3].name))
         q: Any = reader.quality.concepts.loc[concept.name]
         raw = paired_effect(paired[f"{reader.name}/{concept.name}"].to_numpy(), paired["patient"].to_numpy())
-        if merit > 0:
-            raw = raw.less(shift.value, shift.se)
+        shift = shift if merit > 0 else NOT_KNOWN
+        raw = raw.less(shift.value, shift.se)
         effect = raw.scaled(float(q["slope"]), float(q["slope_se"])).unsettled() if merit > 0 else raw
         blind = not merit >= BLIND_SLOPE
         p_moved, p_unmoved = (1.0 if np.isnan(p) else p for p in (effect.p_yes(delta), effect.p_no(delta)))
@@ -112,7 +114,7 @@ def read_leaks(
         )  # fmt: skip
         needed = effect.patients_needed(delta, alpha) if state == "open" else np.nan
         readings.append(
-            Reading(name, concept.name, reader.name, effect, state, p_moved, 1.0 if blind or follows else p_unmoved, needed)
+            Reading(name, concept.name, reader.name, effect, state, p_moved, 1.0 if blind or follows else p_unmoved, needed, shift)
         )  # fmt: skip
     return tuple(readings)
 
@@ -138,7 +140,7 @@ def explained(
         alpha: the target's edit must move the reading at this level, else no slope can be told.
 
     Returns:
-        ``gain - slope * movement``; :data:`~causal_cxr.audits.effects.NOTHING` where it cannot be estimated.
+        ``gain - slope * movement``, without what of the movement is the reader's own; :data:`~causal_cxr.audits.effects.NOTHING` where it cannot be estimated.
     """
     if by_target is None:
         return NOTHING
@@ -151,7 +153,11 @@ def explained(
         return NOTHING
     mine, movement = paired["patient"].to_numpy(), paired[reading.column].to_numpy()
     left = paired_effect(paired[score].to_numpy() - slope.value * movement, mine)
-    return left.less(0.0, abs(float(movement.mean())) * slope.se) if left.n else NOTHING
+    if not left.n:
+        return NOTHING
+    seen = reading.shift
+    error = np.hypot(abs(float(movement.mean()) - seen.value) * slope.se, slope.value * seen.se)
+    return left.less(-slope.value * seen.value, float(error))
 
 
 def frame_of(editor: str, contrast: str, attribute: str, readings: Sequence[Reading]) -> list[list[Any]]:
