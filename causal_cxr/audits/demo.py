@@ -76,7 +76,7 @@ def run_demo(out: Path, editors: Sequence[str] = DEFAULT_EDITORS, images: int = 
         summary[f"composition_10{suffix}"] = float(composed[10])
     summary |= {"rival": score_rival(report, truth, editors[0]), "editors": list(editors)}
     summary["seconds"] = round(time.monotonic() - begun, 1)
-    summary["peak_rss_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+    summary["peak_rss_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)
     write_json(out / "summary.json", summary)
     return summary
 

@@ -114,7 +114,7 @@ def fit_flamingo(
     history = descend(
         network.added, loss, recipe, (network,),
         identity=(
-            dataset.fingerprint, np.asarray(rows).tolist(), base.weights_fingerprint, episodes.names,
+            dataset.fingerprint, np.asarray(rows).tolist(), base.weights_fingerprint, base.template, episodes.names,
             episodes.codes.tobytes(), exemplars, together, marked,
         ),
     )  # fmt: skip

@@ -65,6 +65,8 @@ def test_a_killed_fit_goes_on_to_the_same_bits(base, lamps, tmp_path, monkeypatc
     assert all(torch.equal(weight, other[name]) for name, weight in one.items())
     with pytest.raises(ValueError, match="state of another fit"):
         fitted(base, lamps, checkpoint=tmp_path / "killed", exemplars=3)
+    with pytest.raises(ValueError, match="state of another fit"):
+        fitted(base.using(template="A [view] chest film."), lamps, checkpoint=tmp_path / "killed")
     logs = [
         [json.loads(line) for line in (tmp_path / name / "loss.jsonl").read_text().splitlines()]
         for name in ("whole", "killed")
