@@ -180,6 +180,24 @@ def adjustment_set(graph: "CausalGraph", treatment: str, outcome: str | None = N
     return found if found is not None and _blocks(dag, treatment, outcome, found | always) else None
 
 
+def selected_effects(graph: "CausalGraph", treatment: str) -> tuple[str, ...]:
+    """What the collection was selected on among the declared effects of ``treatment``.
+
+    What it does to a concept by way of these is not what it would do: where images with ``view = AP`` are collected whatever the
+    disease, the disease does not show to change the view among them. An adjusted effect and an editor fitted on the collection
+    are both of the collected, so that both may be near 0 where the effect is not. Selection on the treatment itself or on its
+    causes leaves the effect as it is.
+
+    >>> from causal_cxr.graphs import Binary, CausalGraph
+    >>> names, edges = ("age", "disease", "view"), [("age", "disease"), ("disease", "view")]
+    >>> graph = CausalGraph([Binary(n) for n in names], edges, selected_on=["disease", "view"])
+    >>> [selected_effects(graph, name) for name in names]
+    [('disease', 'view'), ('view',), ()]
+    """
+    after = graph.descendants(treatment)
+    return tuple(name for name in graph.selected_on if name in after)
+
+
 def markov_boundary(graph: "CausalGraph", name: str) -> frozenset[str]:
     """The smallest set of labelled non-descendants that separates ``name`` from all other ones, given the selection.
 
@@ -222,6 +240,8 @@ def _back_doors(
         if names is not None:
             held = f"hold {', '.join(sorted(names))} fixed" if names else "nothing needs to be held fixed"
             words = f"{held}, if the declared arrows and hidden common causes are all there are"
+            if outcome is None and (through := selected_effects(graph, treatment)):
+                words += f"; what {treatment} does by way of {', '.join(through)}, selected on, shows only as it is left among the collected"
             found.append(Estimand("backdoor", role, names, words))  # type: ignore[arg-type]
     return found
 
@@ -285,7 +305,7 @@ def _does_for_concepts(graph: "CausalGraph", treatment: str, names: frozenset[st
     dag, causes = explicit_dag(graph), {treatment, *graph.ancestors(treatment)}
     on_causes = _with_concept(dag, causes)
     on_effects = _with_concept(dag, causes | graph.descendants(treatment))
-    # Which of A's effects were selected on is no matter of adjustment; hence no selection in the second check.
+    # That A's effects were selected on no adjustment mends (``selected_effects``); hence no selection in the second check.
     return _blocks(on_causes, treatment, CONCEPT, names | selection(graph)) and _blocks(
         on_effects, treatment, CONCEPT, names
     )

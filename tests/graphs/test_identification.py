@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from random_graphs import graphs
 
 from causal_cxr.graphs import Binary, CausalGraph
-from causal_cxr.graphs.identification import identify, markov_boundary
+from causal_cxr.graphs.identification import identify, markov_boundary, selected_effects
 
 unhurried = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
@@ -243,6 +243,22 @@ def test_a_concept_outside_the_graph_has_only_back_doors():
     assert {e.kind for e in answer.estimands} == {"backdoor"}
     assert {e.variables for e in answer.estimands} == {frozenset("w")}
     assert set(answer.reasons) == {"frontdoor", "iv"}
+
+
+def test_that_an_effect_of_the_attribute_was_selected_on_is_said():
+    """Selected on a mediator, the adjusted effect is not the effect: by the numbers of a world, of 0.5 it leaves 0.2."""
+    rng = np.random.default_rng(0)
+    disease = rng.uniform(size=200_000) < 0.4
+    ap = rng.uniform(size=disease.size) < np.where(disease, 0.8, 0.2)
+    wires = rng.uniform(size=disease.size) < np.where(ap, 0.9, 0.1)
+    kept = rng.uniform(size=disease.size) < np.where(ap, 0.95, 0.05)
+    among_all, among_kept = (wires[m & disease].mean() - wires[m & ~disease].mean() for m in (kept | True, kept))
+    assert among_all > 2 * among_kept
+    graph = graph_over("dv", [("d", "v")], selected_on=["v"])
+    assert selected_effects(graph, "d") == ("v",)
+    assert "by way of v, selected on, shows only as it is left among the collected" in identify(graph, "d").sentence
+    for selected in ([], ["d"]):
+        assert "collected" not in identify(graph_over("dv", [("d", "v")], selected_on=selected), "d").sentence
 
 
 def test_an_effect_that_the_graph_denies_is_said_to_be_zero():
