@@ -81,7 +81,9 @@ def analyse(
         attribute itself, in scores. ``effectiveness``: how much of what is asked of the attribute itself the edit does, by the
         reader that reads it best; ``editor_p_no`` and ``direct_p_no`` are of the effects divided by it where it is less than 1. ``refusal``: the type of an ``undecided``
         (:data:`causal_cxr.audits.gates.REFUSALS`). ``labelled``: labels that adjusted and marginal rest on, prediction-powered;
-        ``labels_unused``: why those that were given could not serve. ``path_unsupported``: the graph declares a path and the data show none. ``second_readings``: the estimates and calls of the readers
+        ``labels_unused``: why those that were given could not serve. ``selected_through``: what was selected
+        on among the attribute's declared effects; what runs through it shows only as it is left among the collected
+        (:func:`causal_cxr.graphs.identification.selected_effects`). ``path_unsupported``: the graph declares a path and the data show none. ``second_readings``: the estimates and calls of the readers
         that were not chosen. ``falsification``: the graph's implied independences among labelled attributes, tested
         (:func:`causal_cxr.audits.falsification.independence_tests`). ``acceptance``: how many edits were accepted, in each
         group of patients (:func:`causal_cxr.audits.acceptance.acceptance_rates`). ``heterogeneity`` and ``reciprocal``: see

@@ -19,6 +19,7 @@ from causal_cxr.audits.following import NOT_KNOWN, Following, following
 from causal_cxr.audits.gates import Gate
 from causal_cxr.audits.obedience import Obedience
 from causal_cxr.graphs import CausalGraph, Contrast
+from causal_cxr.graphs.identification import selected_effects
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.quality import ReaderQuality
 
@@ -71,6 +72,7 @@ def cell(
         "editor": editor, "attribute": contrast.attribute, "contrast": contrast.name, "concept": concept.name,
         "reader": reader, "control": concept.control, "delta": delta, "slope": slope, "slope_low": slope_low,
         "declared_path": graph.has_directed_path(contrast.attribute, concept.attribute or concept.name),
+        "selected_through": ", ".join(selected_effects(graph, contrast.attribute)),
         "adjustment": None if seen.adjustment is None else ", ".join(sorted(seen.adjustment)),
         "n_edited": raw["editor"].n, "n_patients": raw["editor"].patients, "n_unedited": raw["marginal"].n,
         "prevalence": prevalence, "labelled": seen.labelled, "labels_unused": seen.unused,

@@ -99,5 +99,10 @@ def sentence(row: pd.Series, aside: str) -> str:
     numbers = "; ".join(f"{side} {_estimate(row, side)}" for side in SIDES)
     if row.get("labelled"):
         numbers += f"; adjusted and marginal rest on {row['labelled']:.0f} labels of the concept, too"
+    if row["selected_through"]:
+        numbers += (
+            f"; what {row['attribute']} does by way of {row['selected_through']}, selected on, shows only as it is left "
+            "among the collected"
+        )
     said = f" ({aside})" if aside else ""
     return f"{row['contrast']} on {row['concept']}: {row['verdict']}{said}: {MEANING[row['verdict']]}; {numbers}."

@@ -164,6 +164,19 @@ def test_what_attributes_do_to_each_other_is_asked_only_on_request_and_never_aga
     assert set(run(world, table, contrasts).edges["concept"]) == set(HIDDEN)
 
 
+def test_what_was_selected_on_among_an_attributes_effects_is_said_beside_the_verdict(world: World) -> None:
+    contrasts = default_contrasts(GRAPH, {"age": 20.0})
+    selected = CausalGraph.from_dict({**GRAPH.to_dict(), "selected_on": ["disease", "view"]})
+    edges = run(world, world.measure(contrasts), contrasts, graph=selected).edges
+    through = edges.groupby("attribute")["selected_through"].unique()
+    assert {name: list(ways) for name, ways in through.items()} == {
+        "age": ["disease, view"], "disease": ["view"], "view": [""], "coin": [""],
+    }  # fmt: skip
+    for row in edges.to_dict("records"):
+        aside = f"what {row['attribute']} does by way of {row['selected_through']}, selected on, shows only as"
+        assert (aside in row["sentence"]) == (row["attribute"] in ("age", "disease"))
+
+
 def test_what_hardly_any_image_shows_is_not_judged_by_the_level_that_hardly_any_image_has(world: World) -> None:
     """Where a level has so few images that none would show it anyway, its absence there is no difference."""
     table = world.measure(FLIP)

@@ -306,6 +306,14 @@ def test_what_took_no_part_is_named_and_long_lists_are_folded(report):
     assert 'id="left-out"' not in report.to_html()
 
 
+def test_the_page_says_what_shows_only_as_it_is_left_among_the_collected(report):
+    edges = report.edges
+    assert "Selection" not in {c.about for c in checks(report)}
+    told = marked(edges, edges["attribute"] == "disease", selected_through="view")
+    (check,) = (c for c in checks(dataclasses.replace(report, edges=told)) if c.about == "Selection")
+    assert (check.state, check.answer.split(": ")[-1]) == ("look", "disease by way of view")
+
+
 def test_the_editors_null_is_its_largest_effect_where_nothing_should_move(report):
     edges = report.edges
     where = (edges["editor"] == "learnt") & edges["control"] & (edges["attribute"] == "disease")

@@ -92,7 +92,7 @@ def checks(report: "Report") -> list[Check]:
     """What to look at before a finding is believed."""
     alpha = float(report.provenance["specification"]["alpha"])
     said = [_graph(report.falsification), *_fused(report), *_editors(report), *_limits(report.limits), *_rival(report.edges, alpha), *_readers(report.edges),
-            *_labels(report.edges), *_left_out(report)]  # fmt: skip
+            *_selection(report.edges), *_labels(report.edges), *_left_out(report)]  # fmt: skip
     return [Check("look" if look else "fine", about, answer, where) for look, about, answer, where in said]
 
 
@@ -187,6 +187,18 @@ def _readers(edges: pd.DataFrame) -> Iterator[Said]:
         yield differ > 0, "Second readers", answer, "edges"
     else:
         yield True, "Second readers", "are wanting: everything rests on one reader", "edges"
+
+
+def _selection(edges: pd.DataFrame) -> Iterator[Said]:
+    through = edges.loc[edges["selected_through"] != ""].groupby("attribute", sort=False)["selected_through"].first()
+    if len(through):
+        ways = _some([f"{attribute} by way of {names}" for attribute, names in through.items()])
+        yield (
+            True,
+            "Selection",
+            f"is on effects: what these do shows only as it is left among the collected: {ways}",
+            "edges",
+        )
 
 
 def _labels(edges: pd.DataFrame) -> Iterator[Said]:
