@@ -1,7 +1,7 @@
 """``FolderDataset``: a user's own table and pictures."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from causal_cxr.data.dataset import UnreadableImages
 from causal_cxr.data.images import read_grey
-from causal_cxr.graphs import CausalGraph
+from causal_cxr.graphs import CausalGraph, Continuous, Value
 
 _PICTURES = frozenset({".png", ".jpg", ".jpeg"})
 
@@ -21,7 +21,8 @@ class FolderDataset:
     """Radiographs in a folder, one table row each; read when asked for, none kept.
 
     Args:
-        csv: the table, or a file to read it from.
+        csv: the table, or a file to read it from (:func:`read_table`). Of a table of your own the ids are text as they stand
+            in it: ``pd.read_csv`` makes 7 of 007 unless it is told ``dtype={patient: str}``.
         images: the folder that the file names are relative to.
         patient: column of patient ids.
         graph: its labelled attributes become the columns of :attr:`attributes`, typed by it.
@@ -51,10 +52,16 @@ class FolderDataset:
         text: str | None = None,
         size: int | None = None,
     ) -> None:
-        table = csv if isinstance(csv, pd.DataFrame) else pd.read_csv(csv)
-        table = table.reset_index(drop=True)
         folder, columns = Path(images), dict(columns or {})
         needed = {name: columns.get(name, name) for name in graph.labelled}
+        if not isinstance(csv, pd.DataFrame):
+            levels: dict[str, Collection[Value]] = {
+                column: attribute.levels
+                for name, column in needed.items()
+                if not isinstance(attribute := graph.attributes[name], Continuous)
+            }
+            csv = read_table(csv, ids=(patient, file), levels=levels)
+        table = csv.reset_index(drop=True)
         unknown = sorted(set(columns) - set(graph.labelled))
         if unknown:
             raise ValueError(f"columns= names {unknown}; the graph's labelled attributes are {list(graph.labelled)}.")
@@ -146,8 +153,33 @@ class FolderDataset:
         return problems
 
 
+def read_table(
+    file: str | Path, *, ids: Collection[str], levels: Mapping[str, Collection[Value]] | None = None
+) -> pd.DataFrame:
+    """A CSV file, in which pandas guesses at no id and at no declared level.
+
+    Args:
+        file: to read.
+        ids: columns that stay as they are written: 007 is not 7. A cell that pandas knows as a gap ("NA") stays one.
+        levels: column -> declared levels. A cell that is written just as one of them is that level, though pandas knows the
+            word as a gap ("None") or a number.
+    """
+    table, levels = pd.read_csv(file, dtype=dict.fromkeys(ids, str)), levels or {}
+    written = pd.read_csv(file, dtype=str, keep_default_na=False, usecols=lambda column: column in levels)
+    for column in map(str, written):
+        words = [level for level in levels[column] if isinstance(level, str)]
+        if words:
+            table[column] = table[column].astype(object).mask(written[column].isin(words), written[column])
+    return table
+
+
 def as_ids(column: pd.Series) -> pd.Series:
-    """Ids as text; whole numbers that a gap in the column made decimal lose their ``.0``."""
-    if pd.api.types.is_float_dtype(column) and (column == column.round()).all():
-        column = column.astype("int64")
-    return column.astype(str)
+    """Ids as text without blanks around it; whole numbers that a gap in their column once made decimal lose their ``.0``.
+
+    Two programs may write one patient as 7 and as 7.0, and where all ids of a column end in ``.0`` it tells none apart.
+
+    >>> as_ids(pd.Series([7.0, 12.0])).tolist(), as_ids(pd.Series(["007", "7"])).tolist()
+    (['7', '12'], ['007', '7'])
+    """
+    text = column.astype(str).str.strip()
+    return text.str.removesuffix(".0") if text.str.fullmatch(r"\d+\.0").all() else text

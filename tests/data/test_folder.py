@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from causal_cxr.data import Dataset, FolderDataset, UnreadableImages
-from causal_cxr.graphs import Binary, CausalGraph, Continuous
+from causal_cxr.data.folder import as_ids
+from causal_cxr.graphs import Binary, Categorical, CausalGraph, Continuous
 
 GRAPH = CausalGraph(
     [Continuous("age", unit="years", low=0, high=120), Binary("view", levels=("PA", "AP"))], [("age", "view")]
@@ -111,3 +112,43 @@ def test_an_absent_column_is_refused_with_the_columns_there_are(folder):
     path, table, _ = folder
     with pytest.raises(ValueError, match=r"no column 'years'; it has \['file', 'pid', 'view'\]"):
         dataset(path, table.drop(columns="years"))
+
+
+@pytest.mark.parametrize(
+    ("written", "ids"),
+    [
+        (["007", "7", "12E3", "12000", " 5"], ["007", "7", "12E3", "12000", "5"]),
+        (["7", "8", "9", "10", "11"], ["7", "8", "9", "10", "11"]),
+        (["7.0", "8.0", "9.0", "10.0", "11.0"], ["7", "8", "9", "10", "11"]),
+    ],
+)
+def test_ids_in_a_file_are_told_apart_as_they_are_written(folder, written, ids):
+    path, table, _ = folder
+    text = table.assign(pid=written).to_csv(index=False)
+    (path / "table.csv").write_text(text)
+    assert dataset(path, path / "table.csv").patients.tolist() == ids
+    assert as_ids(pd.Series([7.0, 8.0])).tolist() == ["7", "8"]
+
+
+def test_a_picture_called_by_a_number_is_found(folder):
+    path, table, _ = folder
+    (path / "grey8.png").rename(path / "0042")
+    table.iloc[:1].assign(file="0042").to_csv(path / "one.csv", index=False)
+    assert dataset(path, path / "one.csv").check() == {}
+
+
+@pytest.mark.parametrize("level", ["None", "NA", "null", "1"])
+def test_a_declared_level_is_that_level_though_pandas_knows_the_word_otherwise(folder, level):
+    path, table, _ = folder
+    table.assign(device=[level, "tube", level, "", "nan"]).to_csv(path / "table.csv", index=False)
+    graph = CausalGraph([Categorical("device", levels=(level, "tube"))])
+    made = FolderDataset(path / "table.csv", path, patient="pid", graph=graph)
+    assert made.attributes["device"].tolist()[:3] == [level, "tube", level]
+    assert made.attributes["device"].isna().tolist() == [False, False, False, True, True]
+
+
+def test_an_empty_id_in_a_file_is_refused_however_it_is_written(folder):
+    path, table, _ = folder
+    table.assign(pid=["1", "NA", "", "3", "3"]).to_csv(path / "table.csv", index=False)
+    with pytest.raises(ValueError, match=r"'pid' is empty in row\(s\) \[1, 2\]"):
+        dataset(path, path / "table.csv")

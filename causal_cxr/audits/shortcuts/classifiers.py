@@ -7,13 +7,12 @@ it. Who trusts one opens it in a function of their own (``type: python``).
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import pandas as pd
 from pydantic import Field
 
 from causal_cxr.audits.shortcuts.predictors import Predictor, Scale, as_predictor
 from causal_cxr.audits.specs.block import Block, SpecError
 from causal_cxr.audits.specs.models import Target, call
-from causal_cxr.data.folder import as_ids  # or the same patient would have two spellings
+from causal_cxr.data.folder import as_ids, read_table  # or the same patient would have two spellings
 
 
 class PatientsBlock(Block):
@@ -29,7 +28,7 @@ class PatientsBlock(Block):
             SpecError: no such file or column.
         """
         try:
-            table = pd.read_csv(self.csv)
+            table = read_table(self.csv, ids=(self.patient,))
         except FileNotFoundError:
             raise SpecError(
                 f"{name}: fitted_on: {self.csv} does not exist; give the table of those patients."

@@ -7,7 +7,7 @@ import pandas as pd
 from pydantic import Field
 
 from causal_cxr.audits.specs.block import Block, SpecError
-from causal_cxr.data.folder import FolderDataset
+from causal_cxr.data.folder import FolderDataset, read_table
 from causal_cxr.graphs import CausalGraph
 
 
@@ -64,14 +64,14 @@ class LabelsBlock(Block):
         Raises:
             SpecError: a column is missing, or an image has several rows.
         """
-        table = pd.read_csv(self.csv)
+        table = read_table(self.csv, ids=(self.file,))
         missing = [column for column in (self.file, *self.columns.values()) if column not in table]
         if missing:
             raise SpecError(f"labels: {self.csv} has no columns {missing}; it has {list(table.columns)}.")
         twice = table[self.file][table[self.file].duplicated()].unique()
         if len(twice):
             raise SpecError(f"labels: {len(twice)} image(s) have several rows: {twice[:5].tolist()}; keep one each.")
-        rows = table.set_index(table[self.file].astype(str))[list(self.columns.values())]
+        rows = table.set_index(self.file)[list(self.columns.values())]
         labels = rows.set_axis(list(self.columns), axis=1).astype(float).reindex(list(dataset.names))
         if labels.isna().all(axis=None):
             raise SpecError(

@@ -163,7 +163,7 @@ def test_what_cannot_be_opened_is_told_by_its_name(mine, block, message):
 
 def test_patients_of_the_training_are_spelt_as_a_dataset_spells_them(tmp_path):
     pd.DataFrame({"id": ["007", "12"], "age": [1, 2]}).to_csv(tmp_path / "seen.csv", index=False)
-    assert PatientsBlock(csv=tmp_path / "seen.csv", patient="id").open("models.m") == {"7", "12"}
+    assert PatientsBlock(csv=tmp_path / "seen.csv", patient="id").open("models.m") == {"007", "12"}
     with pytest.raises(SpecError, match=r"no column 'patient'; it has \['id', 'age'\]"):
         PatientsBlock(csv=tmp_path / "seen.csv", patient="patient").open("models.m")
 
