@@ -89,6 +89,32 @@ def test_an_editor_is_no_reader():
         open_model("mine", ModelBlock(type="scm"), ("clip", "probe"))
 
 
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"type": "clip", "target": "my_models:my_reader"}, "target: is for type: python, and type: clip would not call"),
+        ({"type": "clip", "path": "here", "hub": "owner/name"}, "path: and hub: name two models, here and owner/name"),
+        ({"type": "python", "target": "my_models:my_reader", "path": "here"}, "path: is not for type: python; give it to"),
+        ({"type": "python", "target": "my_models:my_reader", "hub": "o/n"}, "hub: is not for type: python"),
+        ({"type": "python", "target": "my_models:my_reader", "adapter": "here"}, "adapter: is not for type: python"),
+    ],
+)  # fmt: skip
+def test_a_key_that_the_type_would_pass_over_is_refused_where_it_is_written(folder, keys, message):
+    with pytest.raises(SpecError, match=message):
+        open_model("mine", ModelBlock(**keys), READERS)
+    file, own = folder / "folder_audit.yaml", ", ".join(f"{key}: {value!r}" for key, value in keys.items())
+    file.write_text(
+        re.sub(
+            r"readers:\n.*?(?=^interventions)",
+            f"readers:\n  mine: {{{own}}}\n",
+            file.read_text(),
+            flags=re.DOTALL | re.MULTILINE,
+        )
+    )
+    with pytest.raises(SpecError, match=r"yaml:\d+: readers.mine"):
+        AuditSpec.from_yaml(file)
+
+
 def test_a_published_pipeline_is_opened_with_what_the_graph_names(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(DiffusionEditor, "from_pretrained", lambda source, **options: asked.append((source, options)))

@@ -55,9 +55,21 @@ class ModelBlock(Block):
     def mistake(self, suited: Collection[str]) -> tuple[str, str] | None:
         """The key that is wrong where a model of these types is awaited, and why; None where all is well."""
         if self.type == "python":
-            return None if self.target else ("target", "type: python needs target: module:function.")
+            if not self.target:
+                return "target", "type: python needs target: module:function."
+            for key in ("path", "hub", "adapter"):
+                if getattr(self, key) is not None:
+                    return key, f"{key}: is not for type: python; give it to {self.target} among its options:."
+            return None
         if self.type not in suited:
             return "type", f"type {self.type!r} does not suit here; use one of {[*suited, 'python']}."
+        if self.target:
+            return "target", (
+                f"target: is for type: python, and type: {self.type} would not call {self.target}; write type: python, or "
+                "leave target: out."
+            )
+        if self.path and self.hub:
+            return "hub", f"path: and hub: name two models, {self.path} and {self.hub}; leave one out."
         allowed = PUBLISHED.get(self.type, set()) if self.path or self.hub else set()
         unknown = sorted(set(self.options) - allowed)
         if unknown:
@@ -80,7 +92,8 @@ def open_model(name: str, block: ModelBlock, suited: Collection[str], graph: Cau
         graph: whose attributes captions name.
 
     Raises:
-        SpecError: a model of another type, an option that it has not, none that ships, no such function.
+        SpecError: a model of another type, a key or an option that its type has not, two places at once, none that ships, no
+            such function.
     """
     mistake = block.mistake(suited)
     if mistake is not None:
