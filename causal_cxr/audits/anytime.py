@@ -371,10 +371,10 @@ class StoppingRule:
     ) -> np.ndarray:  # fmt: skip
         """Log e-values against "the mean is at most the border", which is known with this error; both to be divided by ``scale``.
 
-        Where nothing changes, "no" takes about ``log(most) / delta`` images, of one of which it loses what the border lies further
-        away. Delta, unlike what counts, owes nothing to the estimates that are hedged against.
+        Where nothing changes, "no" takes about ``log(most) / counts`` images, of one of which it loses what the border lies further
+        away. In the place of what counts stands half of delta, which owes nothing to the estimates that are hedged against.
         """
-        cost = np.log(self._most) * error / delta
+        cost = np.log(self._most) * error / (delta / 2)
         return hedged(lambda far: log_e_above(seen, (border + far) / scale), error, self._most, cost=cost, sides=sides)
 
     def _log_e_yes(self, sums: ClusteredSums, about: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

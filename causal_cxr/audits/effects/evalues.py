@@ -81,7 +81,7 @@ def spared_error(most: float, spare: float = SPARE) -> float:
     return spare / ((1 + spare) * most)
 
 
-HEDGE = 1.0  #: variance of the mixture that speaks against values of a nuisance, in its estimate's own
+HEDGE = 0.5  #: variance of the mixture that speaks against values of a nuisance, in its estimate's own
 STEPS = 16  #: of golden sections, which find the least over what a nuisance may be to 0.01 of its error
 GOLDEN = (np.sqrt(5) - 1) / 2
 

@@ -114,8 +114,8 @@ def test_hedging_asks_less_than_that_a_claim_holds_at_the_far_end():
 
 def test_a_hedge_costs_least_where_it_expects_what_the_border_costs():
     """A linear loss: the closed form of the least product, and next to nothing beside the true cost's square over 2."""
-    error, loss = np.full(4, 0.01), 1.5
-    cost = np.array([0.0, 1.0, 1.5, 3.0])
+    error, loss = np.full(4, 0.01), 0.8
+    cost = np.array([0.0, 0.4, 0.8, 1.6])
     found = hedged(lambda far: 9.0 - loss * far / 0.01, error, 1_000.0, cost=cost)
     least = 9.0 - np.log1p(HEDGE) / 2 - cost**2 / (2 * (1 + HEDGE))
     least -= (loss * (1 + HEDGE) - cost) ** 2 / (2 * HEDGE * (1 + HEDGE))
