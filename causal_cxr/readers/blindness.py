@@ -12,9 +12,8 @@ from scipy import stats
 
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.concordance import clustered_error, concordance
-from causal_cxr.readers.quality import check_scores, check_truth
+from causal_cxr.readers.quality import MIN_PATIENTS, check_scores, check_truth
 
-MIN_PATIENTS = 10  #: with images that differ in the concept, before anything is said
 BLIND = 0.6  #: a reader whose within-patient AUROC lies wholly below is called blind
 COLUMNS = ("concept", "auroc", "within", "within_low", "within_high", "slope", "within_slope", "within_slope_low",
            "within_slope_high", "separation", "separation_low", "separation_high", "pairs", "same_pairs", "patients",
@@ -40,7 +39,7 @@ def within_patients(
         ``separation``, the AUROC of ``|score difference|`` between pairs of one patient that differ and pairs that do not:
         at 0.5 the reader is as unsteady where nothing changed. ``pairs`` that differ, ``same_pairs`` that do not, and
         ``patients`` who have pairs that differ. ``verdict``: ``blind``, ``within`` lies below :data:`BLIND`; ``sees``, it
-        lies above 0.5; ``undecided``; or ``unknown: 7 pairs of 4 patients``, under :data:`MIN_PATIENTS`, where only counts are
+        lies above 0.5; ``undecided``; or ``unknown: 7 pairs of 4 patients``, under :data:`~causal_cxr.readers.quality.MIN_PATIENTS`, where only counts are
         given. In ``within`` a pair weighs 1 / its patient's images, so that no
         patient with many decides alone.
 

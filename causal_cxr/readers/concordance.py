@@ -235,7 +235,8 @@ def calibration_interval(
     In a bin the gap's size is its product with its sign. With the sign seen in the same images noise always adds to it, so
     this estimate lies high: from it the upper end is taken. With the sign seen in the *other* half of the patients it errs
     to the low side only: from it the lower end. Given the signs both are means, with a patient-clustered error. (Each half
-    serves the other, so where signs are by chance the variance of the second is ``1 + 2 / pi`` times as large.)
+    serves the other, so where signs are by chance the variance of the second is ``1 + 2 / pi`` times as large.) Neither end is
+    surer than Wilson's (1927) of as many trials as there are patients.
 
     Args:
         scores, truth: ``(n,)``.
@@ -255,7 +256,12 @@ def calibration_interval(
         part.mean() + z * clustered_error((part - part.mean()) / n, who)
         for part, z in ((crossed, -Z * np.sqrt(1 + 2 / np.pi)), (same, Z))
     )
-    return float(max(low, 0.0)), float(min(high, 1.0))
+    # Rare faults show less of a spread than they have, and none where by chance there was none: a mean over so many patients
+    # is no surer than a share of as many trials.
+    patients = int(who.max()) + 1
+    shares = np.clip([crossed.mean(), same.mean()], 0, 1)
+    trials = [wilson(float(share), share * (1 - share) / patients, patients) for share in shares]
+    return float(max(min(low, trials[0][0]), 0.0)), float(min(max(high, trials[1][1]), 1.0))
 
 
 def bin_gaps(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:

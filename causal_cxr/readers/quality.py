@@ -15,12 +15,15 @@ from causal_cxr.graphs import Attribute, Binary, Categorical, CausalGraph, Conti
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.concordance import (
     Concordance,
+    Z,
     auroc,
     calibration_error,
     calibration_interval,
     concordance,
+    least_variance,
     slope,
 )
+from causal_cxr.readers.regression import clustered_coefficient
 
 COLUMNS = ("auroc", "auroc_low", "auroc_high", "slope", "slope_se", "slope_low", "slope_high", "ece", "n_present",
            "n_absent", "prevalence", "ece_low", "ece_high")  # fmt: skip
@@ -28,6 +31,7 @@ WITHIN = ("concept", "attribute", "level", "auroc", "attribute_auroc", "n_presen
           "attribute_low", "attribute_high", "stratified", "stratified_low", "stratified_high")  # fmt: skip
 FOLLOWS = ("concept", "attribute", "shift", "se", "low", "high", "contrast", "step")
 MIN_CELL = 10  #: images a cell needs before anything is said about it
+MIN_PATIENTS = 10  #: on either side of a comparison of images of patients, before anything is said about it
 FOLDS = 5  #: of patients: how an attribute's column is to be read is learnt on the others
 ROUNDING = 1e-5  #: by which a score may miss [0, 1]
 LEAST_AUROC = 0.7  #: a concept that may be read worse is a blind spot
@@ -43,7 +47,7 @@ class Shift(NamedTuple):
     """Of a score with an attribute, while the concept stays.
 
     Attributes:
-        value: in scores, along a contrast; NaN where too few images are labelled to tell, or it was judged along other attributes
+        value: in scores, along a contrast; NaN where too few patients are labelled to tell, or it was judged along other attributes
             only.
         se: its standard error; all that it may be, where only its size is known.
         known: whether way and size are known.
@@ -68,8 +72,9 @@ class ReaderQuality:
             the same level.
             A reader that reads the attribute in the concept's place has a high AUROC and a stratified one near 0.5.
         follows: concept, attribute, shift with interval: ``E[score | U, a1] - E[score | U, a0]`` averaged over those
-            values of U that enough images have at both ends; a reader that follows the attribute itself has a shift
-            away from 0. NaN where neither value of U has: then the two cannot be told apart. ``contrast`` is what it is
+            values of U that at least :data:`MIN_PATIENTS` patients have at each end; a reader that follows the attribute itself
+            has a shift away from 0. NaN where neither value of U has: then the two cannot be told apart. ``se`` is the
+            interval's, in units of a normal's: where few patients are at one end it is wide, and it does not vanish. ``contrast`` is what it is
             along, by name, ``step`` how far that shifts a number; unknown (None, NaN) in a file of an older version.
     """
 
@@ -342,28 +347,31 @@ def _follows(
     if not keep.any():
         return [concept, contrast.attribute, *[np.nan] * 4, *about]
     ahead = x > np.median(x[keep]) if contrast.kind == "shift" else x == 1
-    # Where the concept goes with the attribute, one of its two strata may have hardly any image on one side.
+    # Where the concept goes with the attribute, one of its two strata may have hardly any patient on one side.
     usable = np.zeros(len(s), dtype=bool)
     for value in (0, 1):
         stratum = (u == value) & keep
-        if min((stratum & ahead).sum(), (stratum & ~ahead).sum()) >= MIN_CELL:
+        if min(len(np.unique(g[stratum & side])) for side in (ahead, ~ahead)) >= MIN_PATIENTS:
             usable |= stratum
-    if len(np.unique(g[usable])) < 2:
+    if not usable.any():
         return [concept, contrast.attribute, *[np.nan] * 4, *about]
-    import statsmodels.api as sm
-
-    strata = [u[usable]] if len(np.unique(u[usable])) > 1 else []
-    design = np.column_stack([np.ones(usable.sum()), x[usable], *strata])
-    # Student's t of as many degrees as there are patients, less one
-    fit = sm.OLS(s[usable], design).fit(cov_type="cluster", cov_kwds={"groups": g[usable]}, use_t=True)
-    return [
-        concept,
-        contrast.attribute,
-        float(fit.params[1]),
-        float(fit.bse[1]),
-        *map(float, fit.conf_int()[1]),
-        *about,
-    ]
+    s, u, x, g, ahead = s[usable], u[usable], x[usable], g[usable], ahead[usable]
+    strata = [u] if np.ptp(u) else []
+    found = clustered_coefficient(s, np.column_stack([np.ones(len(s)), x, *strata]), g, 1)
+    # Where no error was seen the estimated variance goes to 0, which proves nothing: each side of each stratum is worth no more
+    # than one trial a patient.
+    least = 0.0
+    for value in (0, 1):
+        for side in (ahead, ~ahead):
+            cell = (u == value) & side
+            parts = np.bincount(g[cell], found.weights[cell])
+            patients = len(np.unique(g[cell]))
+            least += float((parts**2).sum()) * patients * least_variance(patients) if patients else 0.0
+    few = (
+        stats.t.isf(0.025, found.freedom) / Z
+    )  # in units of a normal's quantile: an audit takes the shift off with this error
+    se = float(np.sqrt(max(few**2 * found.variance, least)))
+    return [concept, contrast.attribute, found.value, se, found.value - Z * se, found.value + Z * se, *about]
 
 
 def blind_spots(
@@ -421,7 +429,7 @@ def blind_spots(
         inseparable = list(dict.fromkeys(follows.loc[follows["shift"].isna(), "attribute"].astype(str)))
         if inseparable:
             which = ", ".join(inseparable)
-            why = f"{name}: too few images to tell whether it is read or {' or '.join(inseparable)}"
+            why = f"{name}: too few patients to tell whether it is read or {' or '.join(inseparable)}"
             found.append([name, "inseparable", which, "", False, why])
         for _, row in follows[follows["shift"].notna()].iterrows():
             found += _follower(name, row, float(q["slope"]), most_shift)

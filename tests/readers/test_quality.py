@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
+from statsmodels.stats.proportion import proportion_confint
 
 from causal_cxr.data.phantom import Phantom
 from causal_cxr.graphs import Binary, Categorical, CausalGraph, Continuous, Contrast
@@ -143,6 +144,48 @@ def test_a_reader_that_follows_the_view_is_found_out_and_one_that_does_not_is_no
         row = quality.follows.set_index("attribute").loc["view"]
         assert row.low < follow < row.high
         assert (row.low > 0) == (follow > 0)
+
+
+def seen_in_few(seed: int, ahead: int, each: int) -> tuple[float, float]:
+    """Interval of the shift of a reader that follows nothing; few patients of many images in AP, 60 of two in PA."""
+    rng = np.random.default_rng(seed)
+    patient = np.repeat(np.arange(ahead + 60), [each] * ahead + [2] * 60)
+    truth = np.arange(len(patient)) % 2
+    scores = 0.3 + 0.4 * truth + rng.normal(0, 0.12, ahead + 60)[patient] + rng.normal(0, 0.03, len(patient))
+    table = pd.DataFrame({"view": np.where(patient < ahead, "AP", "PA")})
+    graph = CausalGraph([GRAPH.attributes["view"]], [])
+    quality = assess(scores.clip(0, 1)[:, None], truth[:, None], table, pd.Series(patient), graph, [CONCEPT])
+    return tuple(quality.follows.loc[0, ["low", "high"]])
+
+
+def test_few_patients_of_many_images_do_not_show_that_a_reader_follows_their_view():
+    assert np.isnan(seen_in_few(0, 9, 40)).all()
+    intervals = np.array([seen_in_few(seed, 10, 8) for seed in range(60)])
+    held = (intervals[:, 0] <= 0) & (intervals[:, 1] >= 0)
+    assert held.mean() > 0.9
+    assert (intervals[:, 1] - intervals[:, 0]).mean() < 0.35
+
+
+def test_the_shift_of_scores_without_a_fault_is_as_sure_as_a_trial_a_patient():
+    truth, view = np.tile([1.0, 1.0, 0.0, 0.0], 12), np.tile(["AP", "PA"], 24)
+    graph = CausalGraph([GRAPH.attributes["view"]], [])
+    table, patients = pd.DataFrame({"view": view}), pd.Series(np.arange(48))
+    row = assess(truth[:, None], truth[:, None], table, patients, graph, [CONCEPT]).follows.loc[0]
+    # Two differences of two means, each of 12 patients, one of whom might as well have gone wrong in 14.
+    assert row["shift"] == pytest.approx(0)
+    assert row.se == pytest.approx(np.sqrt(4 * 0.5**2 * (1 / 14) * (13 / 14) / 12))
+
+
+@pytest.mark.parametrize(("patients", "faults"), [(44, 0.06), (100, 0.03)])
+def test_the_calibration_error_of_rare_faults_is_held_though_none_may_be_seen(patients, faults):
+    truth, held = np.arange(patients) % 2, 0
+    for seed in range(300):
+        wrong = np.random.default_rng(seed).uniform(size=patients) < faults
+        low, high = calibration_interval(np.where(wrong, 1 - truth, truth), truth, np.arange(patients))
+        held += low <= faults <= high  # a score of 0 or 1 is off by 1 as often as it is wrong
+    assert held / 300 > 0.92
+    none = calibration_interval(truth, truth, np.arange(patients))
+    assert none == pytest.approx(proportion_confint(0, patients, method="wilson"))
 
 
 def test_auroc_is_given_within_levels_and_quartiles_beside_the_attributes_own():
@@ -615,7 +658,7 @@ def test_blind_spots_are_told_in_plain_words():
     assert told.why.tolist() == [
         "wires: AUROC within AP 0.61 [0.55, 0.68], the view column alone scores 0.84",
         "wires: not judged within PA (1 images with it), the view column alone scores 0.84",
-        "wires: too few images to tell whether it is read or age",
+        "wires: too few patients to tell whether it is read or age",
         "wires: its score moves by +0.12 [0.08, 0.16] with view while wires stays",
     ]
     assert told.kind.tolist() == ["within", "within", "inseparable", "follows"]
