@@ -21,6 +21,9 @@ class Features(Protocol):
     Attributes:
         fingerprint: of the rule or the weights.
         fitted_on: patients it was fitted on; ``None`` when unknown.
+
+    What reads by fixed rules may name them in ``rules``: whoever reads by the same one, in whatever size, is no second witness
+    (:func:`~causal_cxr.readers.redundancy.kinship`).
     """
 
     fingerprint: str
@@ -39,6 +42,7 @@ class Pixels:
     """
 
     kind = "pixels"
+    rules = (kind,)
     fitted_on: frozenset[str] | None = frozenset()
 
     def __init__(self, size: int = 64) -> None:
@@ -63,6 +67,7 @@ class OrientedGradients:
     """
 
     kind = "oriented gradients"
+    rules = (kind,)
     fitted_on: frozenset[str] | None = frozenset()
 
     def __init__(self, size: int = 64, cell: int = 8) -> None:

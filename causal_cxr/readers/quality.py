@@ -120,16 +120,18 @@ class ReaderQuality:
         rows = about[(about["concept"] == concept) & (about["attribute"] == contrast.attribute)]
         if not len(rows) or rows["shift"].isna().any():
             return Shift(float("nan"), float("nan"), False)
-        names = rows["contrast"].to_numpy()
+        along = rows["contrast"]
         times = np.full(len(rows), np.nan)  # how often the contrast goes along what was looked at
         if isinstance(attribute, Continuous):
             times[:] = float(contrast.shift or 0.0) / rows["step"].to_numpy(dtype=float)
-        elif isinstance(attribute, Binary):
-            times[:] = 1.0 if attribute.check(contrast.level) == attribute.levels[1] else -1.0
         else:
             back = replace(contrast, level=contrast.reference, reference=contrast.level)
-            times[names == back.name] = -1.0
-            times[names == contrast.name] = 1.0
+            times[along == back.name] = -1.0
+            times[along == contrast.name] = 1.0
+        if isinstance(
+            attribute, Binary
+        ):  # an older file does not say along what: from the first level to the second, always
+            times[along.isna()] = 1.0 if attribute.check(contrast.level) == attribute.levels[1] else -1.0
         for times_as_far, value, se in zip(times, rows["shift"], rows["se"], strict=True):
             if not np.isnan(times_as_far):
                 return Shift(float(times_as_far * value), float(abs(times_as_far) * se), True)

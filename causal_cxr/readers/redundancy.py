@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.data.patients import all_known
 from causal_cxr.readers.concepts import Concept
-from causal_cxr.readers.concordance import Z, clustered_error
+from causal_cxr.readers.concordance import clustered_error
 from causal_cxr.readers.judging import known_truth, read_rows, refuse_seen
-from causal_cxr.readers.quality import MIN_CELL, check_scores, check_truth
+from causal_cxr.readers.quality import MIN_PATIENTS, check_scores, check_truth
 from causal_cxr.readers.reader import Reader
 
 MOST_CORRELATION = 0.2  #: of errors of two readers that count as two
@@ -33,7 +34,7 @@ class Kinship:
 
     Attributes:
         reader, other: their names.
-        backbone: a network, or fixed features, that both read through: ``None`` = cannot be told.
+        backbone: a network, or a fixed rule, that both read through: ``None`` = cannot be told.
         patients: on whom both were fitted, heads and folds included; ``None``: of one nobody knows.
         why: in words.
     """
@@ -56,10 +57,10 @@ def kinship(reader: Any, other: Any) -> Kinship:
     """What two readers share.
 
     A backbone is shared where the readers, or what they name as their ``features``, have the same fingerprint, name the same
-    ``backbone``, or hold the same weight tensor bit for bit (frozen parts under two adapters; the same tower with other
-    prompts). Two networks that were fine-tuned apart from one checkpoint are found out only by their errors
-    (:func:`shared_errors`), or by a ``backbone`` name. Reading plain pixels alike is sharing too: heads on the same features make
-    the same mistakes.
+    ``backbone``, have one of their ``rules`` in common, or hold the same weight tensor bit for bit (frozen parts under two
+    adapters; the same tower with other prompts). Two networks that were fine-tuned apart from one checkpoint are found out only
+    by their errors (:func:`shared_errors`), or by a ``backbone`` name. A fixed rule is shared whatever its settings or its
+    reference images: heads on pixels of two sizes, or two readers of one measure, make the same mistakes.
 
     Args:
         reader, other: two :class:`~causal_cxr.readers.Reader`.
@@ -93,11 +94,15 @@ def _parts(reader: Any) -> Iterator[Any]:
 
 
 def _marks(reader: Any) -> set[str]:
-    """Fingerprints and backbone names of a reader and of its features."""
-    found = {f"the same model ({part.fingerprint})" for part in _parts(reader) if getattr(part, "fingerprint", None)}
-    return found | {
-        f"backbone {part.backbone}" for part in _parts(reader) if isinstance(getattr(part, "backbone", None), str)
-    }
+    """Fingerprints, backbone names and fixed rules of a reader and of its features."""
+    found: set[str] = set()
+    for part in _parts(reader):
+        if getattr(part, "fingerprint", None):
+            found.add(f"the same model ({part.fingerprint})")
+        if isinstance(getattr(part, "backbone", None), str):
+            found.add(f"backbone {part.backbone}")
+        found |= {f"the rule {rule!r}" for rule in getattr(part, "rules", ())}
+    return found
 
 
 def _weights(reader: Any) -> set[str]:
@@ -141,11 +146,12 @@ def shared_errors(
         names: of the two.
 
     Returns:
-        one row a concept, 95% intervals patient-clustered: ``correlation`` of the two scores given the truth (each less its mean
+        one row a concept, 95% intervals patient-clustered, by Student's t of the patients less one: ``correlation`` of the two scores given the truth (each less its mean
         among the present, or the absent); ``kappa`` (Cohen 1960) of *erring* when each calls about as many images present as are;
         ``errors`` and ``other_errors``, shares of wrong calls, ``both_err``, and ``both_err_if_apart``, what it would be if given
         the truth they erred apart. ``verdict``: ``redundant``, the correlation lies over :data:`MOST_CORRELATION`; ``apart``, it
-        lies below; ``undecided``; or ``unknown: ...`` with fewer than 10 images present or absent. A negative correlation is no
+        lies below; ``undecided``; or ``unknown: ...`` with images present, or absent, of fewer than
+        :data:`~causal_cxr.readers.quality.MIN_PATIENTS` patients. A negative correlation is no
         redundancy.
 
     Raises:
@@ -200,8 +206,10 @@ def redundant_readers(
 
 def _of_one(a: np.ndarray, b: np.ndarray, present: np.ndarray, g: np.ndarray) -> list[float | int | str]:
     n1, n0 = int(present.sum()), int((~present).sum())
-    if min(n1, n0) < MIN_CELL:
-        return [*[float("nan")] * 10, n1, n0, f"unknown: {n1} images present, {n0} absent"]
+    with_it, without = (len(np.unique(g[kind])) for kind in (present, ~present))
+    if min(with_it, without) < MIN_PATIENTS:
+        why = f"unknown: {n1} images of {with_it} patients present, {n0} of {without} absent"
+        return [*[float("nan")] * 10, n1, n0, why]
     x, y = _residuals(a, present), _residuals(b, present)
     correlation, low, high = _correlation(x, y, g)
     wrong, other = (_called(s, n1) != present for s in (a, b))
@@ -228,7 +236,7 @@ def _correlation(x: np.ndarray, y: np.ndarray, g: np.ndarray) -> tuple[float, fl
     x, y = x / x.std(), y / y.std()
     r = float(np.clip((x * y).mean(), -1 + 1e-12, 1 - 1e-12))
     se = clustered_error((x * y - r * (x**2 + y**2) / 2) / len(x), g)
-    low, high = np.tanh(np.arctanh(r) + np.array([-Z, Z]) * se / (1 - r**2))
+    low, high = np.tanh(np.arctanh(r) + np.array([-1, 1]) * _student(g) * se / (1 - r**2))
     return r, float(low), float(high)
 
 
@@ -250,5 +258,10 @@ def _kappa(wrong: np.ndarray, other: np.ndarray, g: np.ndarray) -> tuple[float, 
     kappa = float((agree.mean() - chance) / (1 - chance))
     moved = (wrong - p) * (2 * q - 1) + (other - q) * (2 * p - 1)  # of chance agreement
     influence = ((agree - agree.mean()) - (1 - kappa) * moved) / (1 - chance)
-    half = Z * clustered_error(influence / len(wrong), g)
+    half = _student(g) * clustered_error(influence / len(wrong), g)
     return kappa, max(kappa - half, -1.0), min(kappa + half, 1.0)
+
+
+def _student(g: np.ndarray) -> float:
+    """Quantile of a 95% interval over these patients."""
+    return float(stats.t.ppf(0.975, len(np.unique(g)) - 1))

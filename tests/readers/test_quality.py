@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
 from causal_cxr.data.phantom import Phantom
-from causal_cxr.graphs import Binary, Categorical, CausalGraph, Continuous, Contrast
+from causal_cxr.graphs import Binary, Categorical, CausalGraph, Continuous, Contrast, default_contrasts
 from causal_cxr.readers import Concept, Pixels, ProbeReader, ReaderQuality, assess, load_concepts
 from causal_cxr.readers.concordance import auroc, calibration_error, calibration_interval, concordance, slope
 from causal_cxr.readers.judging import assess_reader, known_truth
@@ -115,6 +115,21 @@ def test_a_shift_of_an_older_file_is_an_error_and_one_that_cannot_be_told_is_unk
     other = following(["leads", "view", 0.2, 0.03, 0.14, 0.26, "view: PA -> AP", np.nan])
     assert np.isnan(other.shift_along("leads", older, age).value)
     assert following().shift_along("leads", older, age) == (0.0, 0.0, False)
+
+
+def test_a_shift_keeps_its_way_if_the_levels_are_listed_in_another_order_than_when_it_was_judged():
+    scores, truth, table, patients = sample(400, follow=0.1)
+    judged = assess(scores, truth, table, patients, GRAPH, [CONCEPT])
+    other = Binary("view", levels=("AP", "PA"))
+    contrast = default_contrasts(CausalGraph([other], []))[0]
+    expected = assess(scores, truth, table, patients, CausalGraph([other], []), [CONCEPT])
+    assert expected.shift_along("leads", contrast, other).value == pytest.approx(-0.1, abs=0.03)
+    assert judged.shift_along("leads", contrast, other) == pytest.approx(expected.shift_along("leads", contrast, other))
+    # Levels of other names: which way is not known. A file that says along what none of its shifts is has them upwards.
+    renamed = Binary("view", levels=("supine", "upright"))
+    assert not judged.shift_along("leads", default_contrasts(CausalGraph([renamed], []))[0], renamed).known
+    older = replace(judged, follows=judged.follows.assign(contrast=None))
+    assert older.shift_along("leads", contrast, GRAPH.attributes["view"]).value == pytest.approx(-0.1, abs=0.03)
 
 
 def test_where_the_concept_hardly_comes_without_the_view_the_others_tell_whether_the_reader_follows():

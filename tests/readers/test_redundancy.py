@@ -7,7 +7,7 @@ from torch import nn
 
 from causal_cxr.data.patients import AtLeast
 from causal_cxr.graphs import Binary, CausalGraph
-from causal_cxr.readers import Concept, Joined, OrientedGradients, Pixels, ProbeReader
+from causal_cxr.readers import Concept, Joined, MeasureReader, OrientedGradients, Pixels, ProbeReader
 from causal_cxr.readers.redundancy import kinship, redundant_readers, shared_errors
 
 LEADS = Concept("leads", ("leads",), ("no leads",))
@@ -76,6 +76,33 @@ def test_intervals_hold_the_truth_where_patients_have_many_images():
     a, b, truth, patient = pair(240, shared=0.5)
     alone = one(a, b, truth, patient)
     assert np.mean(widths, axis=0)[0] > 1.5 * (alone.correlation_high - alone.correlation_low)
+
+
+@pytest.mark.parametrize("patients", [10, 30])
+def test_a_few_patients_of_many_images_do_not_show_that_readers_err_apart_or_alike(patients):
+    """The correlation lies at the limit: either verdict is wrong."""
+    held, verdicts, limit = [], [], 0.2
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        patient = np.repeat(np.arange(patients), 12)
+        truth = np.arange(len(patient)) % 2.0
+        own, image = rng.normal(size=(2, patients)), rng.normal(size=(2, len(patient)))
+        own[1] = limit * own[0] + np.sqrt(1 - limit**2) * own[1]
+        image[1] = limit * image[0] + np.sqrt(1 - limit**2) * image[1]
+        found = one(*(2 * truth + np.sqrt(0.8) * own[:, patient] + np.sqrt(0.2) * image), truth, patient)
+        held.append(found.correlation_low <= limit <= found.correlation_high)
+        verdicts.append(found.verdict)
+    assert np.mean(held) > 0.88
+    assert verdicts.count("undecided") == sum(held)
+
+
+def test_images_of_too_few_patients_say_nothing_of_two_readers():
+    a, b, truth, patient = pair(400, shared=0.5, patients=9)
+    found = one(a, b, truth, patient)
+    assert found.verdict == f"unknown: {found.n_present} images of 9 patients present, {found.n_absent} of 9 absent"
+    assert np.isnan(found.correlation_low)
+    one_patients = np.where(truth == 1, patient // 5, np.arange(400))  # with images present: two patients
+    assert one(a, b, truth, one_patients).verdict.startswith("unknown: ")
 
 
 def test_kappas_error_is_the_bootstraps():
@@ -156,7 +183,25 @@ def test_a_part_of_joined_features_is_found_as_well():
     joined = probe(Joined(Pixels(32), OrientedGradients(64)), ["p1"])
     assert kinship(joined, probe(Pixels(32), ["p2"])).backbone
     assert kinship(joined, probe(Joined(OrientedGradients(64), Pixels(16)), ["p2"])).backbone
-    assert kinship(joined, probe(Pixels(16), ["p2"])).apart
+    assert kinship(joined, probe(Pixels(16), ["p2"])).backbone
+
+
+def test_a_fixed_rule_is_shared_whatever_its_size_or_its_reference():
+    assert not kinship(probe(Pixels(64), ["p1"]), probe(Pixels(48), ["p2"])).apart
+    gradients = [probe(OrientedGradients(64, cell), [f"p{cell}"]) for cell in (8, 16)]
+    assert kinship(*gradients).why == ("both read through the rule 'oriented gradients'",)
+    rng = np.random.default_rng(0)
+    references = [
+        {name: rng.uniform(size=30) for name in names}
+        for names in (("blur",), ("blur", "noise_level"), ("noise_level",))
+    ]
+    blur, both, noise = (
+        MeasureReader(reference, name=str(i), fitted_on=frozenset({f"p{i}"})) for i, reference in enumerate(references)
+    )
+    assert kinship(blur, both).apart is False
+    assert kinship(blur, both).why == ("both read through the rule 'blur'",)
+    assert kinship(blur, noise).apart
+    assert not kinship(probe(both, ["p8"]), noise).apart
 
 
 def test_whose_training_patients_are_known_in_part_is_not_counted_as_another():

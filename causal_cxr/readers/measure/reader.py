@@ -31,8 +31,8 @@ FEWEST = 20  #: reference images under which a rank says little
 class MeasureReader:
     """A score is the share of reference images that measure less: 0.5 is usual, 0.95 more than in 19 of 20.
 
-    Nothing is trained and no label is seen, so that no network's bias can be shared; :meth:`measure` has the numbers in
-    their units. With :meth:`calibrated`, a measure becomes the reader of a labelled concept.
+    Nothing is trained and no label is seen, so that no network's bias can be shared; but another reader of the same measure, with
+    whatever reference, is no second witness. :meth:`measure` has the numbers in their units. With :meth:`calibrated`, a measure becomes the reader of a labelled concept.
 
     Where a measure cannot be taken (an even image has no heart), the score is that of an image that measures as is usual, the
     rank 0.5: it says nothing, and it is no measurement. ``measure(images).isna()`` says where.
@@ -60,7 +60,7 @@ class MeasureReader:
         fitted_on: frozenset[str] | None = None,
         quality: ReaderQuality | None = None,
     ) -> None:
-        self.measures = _known(reference)
+        self.measures = self.rules = _known(reference)
         values = {name: np.asarray(reference[name], dtype=np.float64) for name in self.measures}
         self.reference = {name: np.sort(found[~np.isnan(found)]) for name, found in values.items()}
         few = {name: len(found) for name, found in self.reference.items() if len(found) < FEWEST}
