@@ -27,7 +27,7 @@ from causal_cxr.audits.report import ComponentPicture, GalleryItem, Report
 from causal_cxr.audits.robustness import robustness
 from causal_cxr.audits.store import FACTUAL, load_composition, load_gallery, load_ledger, load_looks, load_measurements
 from causal_cxr.audits.table_search import TableSearch, refuse_unsearchable, search_and_fuse
-from causal_cxr.audits.trials import DEFAULT, Trials
+from causal_cxr.audits.trials import DEFAULT, Trials, trial_settings
 from causal_cxr.audits.unedited import Unedited
 from causal_cxr.audits.unnamed import UnnamedSearch
 from causal_cxr.data.dataset import Dataset
@@ -227,7 +227,9 @@ class Audit:
                     trials=self.trials, stopping=rule,
                 )  # fmt: skip
             measurements = load_measurements(folder)
-            composition, ledger, looks = load_composition(folder), load_ledger(folder), load_looks(folder)
+            tried = trial_settings(self.trials, made.ladders)
+            composition, ledger = load_composition(folder, tried), load_ledger(folder, tried)
+            looks = load_looks(folder, tried)
             gallery = tuple(GalleryItem(**item) for item in load_gallery(folder))
         kin = [kinship(one, other) for one, other in combinations(self.readers, 2)]
         apart = {frozenset((k.reader, k.other)) for k in kin if k.apart}

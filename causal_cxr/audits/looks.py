@@ -40,7 +40,7 @@ STORED = np.float16  #: features lie in [0, 1]
 
 @dataclass(frozen=True)
 class Looks:
-    """What was seen of an audit's images themselves, for its editors' limits; empty where older versions have measured.
+    """What was seen of an audit's images themselves, for its editors' limits; empty where nothing was tried.
 
     Attributes:
         changes: a row an edited image and edit, null or total (where it applies): what

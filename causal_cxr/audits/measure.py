@@ -20,7 +20,7 @@ from causal_cxr.audits.looks import Looking, differing, likeness
 from causal_cxr.audits.plans import NULL_PHRASING, Plan, Target, row_seeds
 from causal_cxr.audits.readings import measured, read_scores, readable, without
 from causal_cxr.audits.store import FACTUAL, claim, write_npz, write_parquet
-from causal_cxr.audits.trials import Trials, carry_out_once, tried_cycles, tried_doses
+from causal_cxr.audits.trials import Trials, carry_out_once, trial_settings, tried_cycles, tried_doses
 from causal_cxr.data.dataset import Dataset
 from causal_cxr.data.whole_file import write_json
 from causal_cxr.editors.editor import Editor
@@ -76,7 +76,7 @@ def measure(
         ManifestMismatch: the folder holds measurements of another audit.
     """  # fmt: skip
     claim(folder, manifest)
-    tell = progress or (lambda what, images: None)
+    tell, tried = progress or (lambda what, images: None), trial_settings(trials, plan.ladders)
     for i, rows in enumerate(plan.shards(plan.rows)):
         file = folder / FACTUAL / f"shard-{i:05d}.parquet"
         if not file.exists():
@@ -109,18 +109,13 @@ def measure(
                 stopping.saw(name, pd.read_parquet(file))
         if trials is None:
             continue
-        carry_out_once(
-            folder / name / "cycles",
-            {"composed": trials.composed, "reversed": trials.reversed},
-            partial(tried_cycles, dataset, editor, able, trials),
-        )
+        carry_out_once(folder / name / "cycles", tried["cycles"], partial(tried_cycles, dataset, editor, able, trials))
         tell(f"composition of {name}", min(trials.composed, len(plan.edited)))
-        ladders = {contrast: [step for step, _ in ladder] for contrast, ladder in plan.ladders.items()}
-        asked_doses = {"doses": list(trials.doses), "dosed": trials.dosed, "steps": ladders}
-        if trials.doses or plan.ladders:
+        if "doses" in tried:
             carry_out_once(
-                folder / name / "doses", asked_doses, partial(tried_doses, dataset, name, editor, readers, able, trials)
-            )
+                folder / name / "doses", tried["doses"],
+                partial(tried_doses, dataset, name, editor, readers, able, trials),
+            )  # fmt: skip
             tell(f"doses of {name}", 0)
         file = folder / name / "likeness.parquet"
         if not file.exists():

@@ -1,7 +1,7 @@
 """The measurement store: a folder of shards, each written whole, that a killed run goes on from."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,46 +42,65 @@ def load_measurements(folder: Path) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
 
 
-def load_composition(folder: Path) -> pd.DataFrame:
-    """Columns editor, cycles, mae, n."""
+Tried = Mapping[str, Mapping[str, Any]]  #: name of a trial -> its settings, as :func:`trial_settings` has them
+
+
+def load_composition(folder: Path, tried: Tried) -> pd.DataFrame:
+    """Columns editor, cycles, mae, n; no row where no composition was asked for."""
     rows: list[dict[str, Any]] = []
-    for editor in sorted(path.name for path in folder.iterdir() if path.is_dir()):
-        if (file := folder / editor / "cycles.parquet").exists():
-            cycles = (
-                pd.read_parquet(file).query("test == 'composition'").groupby("cycles")["distance"].agg(["mean", "size"])
-            )
-            rows += [{"editor": editor, "cycles": n, "mae": mae, "n": size} for n, mae, size in cycles.itertuples()]
-        elif (file := folder / editor / "composition.json").exists():  # as older versions wrote it
-            rows += [{"editor": editor, **entry} for entry in json.loads(file.read_text())["cycles"]]
+    for told in _carried_out(folder, "cycles", tried):
+        cycles = pd.read_parquet(told.with_suffix(".parquet")).query("test == 'composition'")
+        found = cycles.groupby("cycles")["distance"].agg(["mean", "size"])
+        rows += [
+            {"editor": told.parent.name, "cycles": n, "mae": mae, "n": size} for n, mae, size in found.itertuples()
+        ]
     return pd.DataFrame(rows, columns=["editor", "cycles", "mae", "n"])
 
 
-def load_looks(folder: Path) -> Looks:
-    """What a measurement saw of the images themselves, see :class:`Looks`."""
+def load_looks(folder: Path, tried: Tried) -> Looks:
+    """What a measurement saw of the images themselves, see :class:`Looks`.
 
-    def frame(pattern: str, columns: Sequence[str]) -> pd.DataFrame:
-        found = [pd.read_parquet(file).assign(editor=file.parent.name) for file in sorted(folder.glob(f"*/{pattern}"))]
+    Args:
+        folder: of the measurement.
+        tried: the trials that are asked for. What others left behind, in an earlier run in this folder, is not read.
+    """
+
+    def frame(files: Iterable[Path], columns: Sequence[str]) -> pd.DataFrame:
+        found = [pd.read_parquet(file).assign(editor=file.parent.name) for file in files]
         return (
             pd.concat(found, ignore_index=True)
             if found
             else pd.DataFrame(columns=list(dict.fromkeys((*columns, "editor"))))
         )
 
+    told = {name: _carried_out(folder, name, tried) for name in ("cycles", "doses")}
     refused: dict[str, dict[str, str]] = {}
-    for file in sorted([*folder.glob("*/cycles.json"), *folder.glob("*/doses.json")]):
+    for file in sorted([*told["cycles"], *told["doses"]]):
         refused.setdefault(file.parent.name, {}).update(json.loads(file.read_text())["refused"])
+    cycles, doses = ([file.with_suffix(".parquet") for file in told[name]] for name in ("cycles", "doses"))
+    alike = sorted(folder.glob("*/likeness.parquet")) if "likeness" in tried else []
     return Looks(
-        frame("looks-*.parquet", CHANGES), frame("cycles.parquet", CYCLES), frame("likeness.parquet", LIKENESS),
-        frame("doses.parquet", DOSES), refused,
+        frame(sorted(folder.glob("*/looks-*.parquet")), CHANGES), frame(cycles, CYCLES), frame(alike, LIKENESS),
+        frame(doses, DOSES), refused,
     )  # fmt: skip
 
 
-def load_ledger(folder: Path) -> dict[str, int]:
-    """Network evaluations (images x forward passes) an editor."""
+def load_ledger(folder: Path, tried: Tried) -> dict[str, int]:
+    """Network evaluations (images x forward passes) an editor: of its shards, and of the trials that are asked for."""
     ledger: dict[str, int] = {}
-    for file in sorted(folder.glob("*/*.json")):
+    trials = [file for name in ("cycles", "doses") for file in _carried_out(folder, name, tried)]
+    for file in (*sorted(folder.glob("*/shard-*.json")), *trials):
         ledger[file.parent.name] = ledger.get(file.parent.name, 0) + int(json.loads(file.read_text())["evaluations"])
     return ledger
+
+
+def _carried_out(folder: Path, name: str, tried: Tried) -> list[Path]:
+    """What was told of a trial, an editor, with just the settings that are asked for."""
+    return [
+        file
+        for file in sorted(folder.glob(f"*/{name}.json"))
+        if name in tried and json.loads(file.read_text())["settings"] == tried[name]
+    ]
 
 
 def load_gallery(folder: Path) -> Iterator[dict[str, Any]]:

@@ -55,6 +55,26 @@ class Trials:
 DEFAULT = Trials()  #: what an audit tries unless told otherwise
 
 
+def trial_settings(
+    trials: Trials | None, ladders: Mapping[str, Sequence[tuple[float, Any]]]
+) -> dict[str, dict[str, Any]]:
+    """What is tried: name of a trial, and so of its files -> the settings that its results hang on.
+
+    Args:
+        trials: asked for; None: nothing is tried.
+        ladders: of the plan.
+    """
+    if trials is None:
+        return {}
+    asked: dict[str, dict[str, Any]] = {
+        "cycles": {"composed": trials.composed, "reversed": trials.reversed}, "likeness": {},
+    }  # fmt: skip
+    if trials.doses or ladders:
+        steps = {contrast: [step for step, _ in ladder] for contrast, ladder in ladders.items()}
+        asked["doses"] = {"doses": list(trials.doses), "dosed": trials.dosed, "steps": steps}
+    return asked
+
+
 def carry_out_once(stem: Path, settings: Mapping[str, Any], carry_out: Callable[[], "Tried"]) -> None:
     """``<stem>.parquet`` and ``.json``, unless they are there with the same settings."""
     told = stem.with_suffix(".json")

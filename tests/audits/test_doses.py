@@ -11,7 +11,7 @@ from causal_cxr.audits.doses import dose_curves, dose_responses, ignored
 from causal_cxr.audits.measure import measure
 from causal_cxr.audits.plans import plan
 from causal_cxr.audits.store import load_looks
-from causal_cxr.audits.trials import Trials
+from causal_cxr.audits.trials import Trials, trial_settings
 
 DOSES = (0.25, 0.5, 0.75, 1.0, 1.25)
 
@@ -113,7 +113,7 @@ class IgnoresStrength(Perfect):
 def measured(editor, folder, steps=()):
     made = plan(GRAPH, DATASET, CONTRASTS, np.arange(60), None, seed=1, batch_size=32, steps=steps)
     measure(DATASET, {"one": editor}, [BlockReader()], made, folder, manifest={}, trials=Trials(1, DOSES, 60))
-    return load_looks(folder).doses
+    return load_looks(folder, trial_settings(Trials(1, DOSES, 60), made.ladders)).doses
 
 
 def answered(doses: pd.DataFrame) -> pd.DataFrame:
@@ -136,7 +136,7 @@ def test_an_audit_measures_the_response_to_strength_and_to_the_attribute(tmp_pat
 def test_an_audit_without_doses_has_no_responses(tmp_path):
     made = plan(GRAPH, DATASET, CONTRASTS, np.arange(8), None, seed=1, batch_size=32)
     measure(DATASET, {"one": Perfect(DATASET)}, [BlockReader()], made, tmp_path, manifest={})
-    doses = load_looks(tmp_path).doses
+    doses = load_looks(tmp_path, {}).doses
     assert answered(doses).empty
     assert ignored(doses) == []
 

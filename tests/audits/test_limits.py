@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import shutil
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -18,8 +19,9 @@ from causal_cxr.audits.effects import paired_effect
 from causal_cxr.audits.limits import COLUMNS, _ratio, limits, statement
 from causal_cxr.audits.measure import measure
 from causal_cxr.audits.plans import plan
-from causal_cxr.audits.store import load_composition, load_looks, load_measurements
-from causal_cxr.audits.trials import Trials
+from causal_cxr.audits.store import load_composition, load_ledger, load_looks, load_measurements, write_parquet
+from causal_cxr.audits.trials import Trials, Tried, carry_out_once, trial_settings
+from causal_cxr.data.whole_file import write_json
 from causal_cxr.editors.editor import Abduction, Edit
 from causal_cxr.graphs import Binary, CausalGraph, Continuous, default_contrasts
 from causal_cxr.readers.concepts import Concept
@@ -212,13 +214,13 @@ def fewer_looks(monkeypatch):
     monkeypatch.setattr(measuring, "LOOKED_AT", 96)
 
 
-def judged(editor, tmp_path, n=160, dataset=DATASET, may_touch=MappingProxyType({}), **options):
+def judged(editor, tmp_path, n=160, dataset=DATASET, may_touch=MappingProxyType({}), trials=None, **options):
     edited = np.arange(n)
     made = plan(GRAPH, dataset, CONTRASTS, edited, None, seed=1, batch_size=64)
-    measure(dataset, {"editor": editor}, [BlockReader()], made, tmp_path, manifest={}, **options)
-    reader = BlockReader()
+    measure(dataset, {"editor": editor}, [BlockReader()], made, tmp_path, manifest={}, trials=trials, **options)
+    reader, looks = BlockReader(), load_looks(tmp_path, trial_settings(trials, {}))
     return limits(
-        load_measurements(tmp_path), load_looks(tmp_path), dataset.attributes, GRAPH, CONTRASTS, {"blocks": CONCEPTS},
+        load_measurements(tmp_path), looks, dataset.attributes, GRAPH, CONTRASTS, {"blocks": CONCEPTS},
         {"blocks": reader.quality}, may_touch=may_touch,
     )  # fmt: skip
 
@@ -309,7 +311,7 @@ def test_an_editor_that_refuses_a_trial_is_unknown_with_its_own_words(tmp_path):
     back = found[(found["kind"] == "reversibility") & (found["group"] == "")]
     assert set(back["state"]) == {"unknown"}
     assert set(back["why"]) == {"not my own image"}
-    looks = load_looks(tmp_path)
+    looks = load_looks(tmp_path, trial_settings(Trials(doses=(0.5,)), {}))
     assert looks.refused["editor"] == {"reversibility": "not my own image", "doses": "no dose but mine"}
     assert looks.doses.empty
 
@@ -324,24 +326,44 @@ def test_limits_are_the_same_whatever_was_killed_and_resumed(tmp_path):
 
 
 def test_other_trials_are_done_anew_and_shards_are_not(tmp_path):
-    judged(Perfect(DATASET), tmp_path, 40, trials=Trials(reversed=8))
+    def reversed_(n):
+        judged(Perfect(DATASET), tmp_path, 40, trials=Trials(reversed=n))
+        looks = load_looks(tmp_path, trial_settings(Trials(reversed=n), {}))
+        return int((looks.cycles["test"] == "reversibility").sum())
+
+    assert reversed_(8) <= 24
     shard = (tmp_path / "editor" / "shard-00000.parquet").stat().st_mtime_ns
-    assert (load_looks(tmp_path).cycles["test"] == "reversibility").sum() <= 24
-    judged(Perfect(DATASET), tmp_path, 40, trials=Trials(reversed=16))
-    assert (load_looks(tmp_path).cycles["test"] == "reversibility").sum() > 24
+    assert reversed_(16) > 24
     assert (tmp_path / "editor" / "shard-00000.parquet").stat().st_mtime_ns == shard
 
 
-def test_folders_of_older_versions_still_load_and_what_was_not_seen_is_unknown(tmp_path):
+@pytest.mark.parametrize("asked", [None, Trials(reversed=4), Trials(doses=(0.5,)), Trials(reversed=4, doses=(0.25,))])
+def test_what_other_trials_left_in_a_folder_is_not_told_as_these(tmp_path, asked):
+    """An earlier run tried null edits and edits back as by default, at two doses; a resume asks for less or for others."""
+    before = trial_settings(Trials(doses=(0.5, 1.5)), {})
+    cycles = pd.DataFrame({"row": [0], "test": ["composition"], "cycles": [10], "distance": [0.1]})
+    frames = {"cycles": cycles, "doses": pd.DataFrame({"row": [0], "dose": [0.5]})}
+    for name, frame in frames.items():
+        carry_out_once(tmp_path / "one" / name, before[name], partial(Tried, frame, 7, {name: "no"}))
+    write_parquet(pd.DataFrame({"row": [0]}), tmp_path / "one" / "likeness.parquet")
+    write_json(tmp_path / "one" / "shard-00000.json", {"evaluations": 100})
+    for tried in (before, trial_settings(asked, {})):
+        same = {name for name in before if name in tried and tried[name] == before[name]}
+        looks = load_looks(tmp_path, tried)
+        there = {name for name in before if not getattr(looks, name).empty}
+        assert there == same
+        assert set(looks.refused.get("one", {})) == same - {"likeness"}
+        assert load_composition(tmp_path, tried)["mae"].tolist() == [0.1] * ("cycles" in same)
+        assert load_ledger(tmp_path, tried) == {"one": 100 + 7 * len(same - {"likeness"})}
+    assert "doses" not in same
+
+
+def test_what_was_not_tried_and_not_looked_at_is_unknown(tmp_path):
     judged(Perfect(DATASET), tmp_path)
-    for pattern in ("looks-*", "features-*", "likeness*", "cycles*"):
+    for pattern in ("looks-*", "features-*"):
         for file in (tmp_path / "editor").glob(pattern):
             file.unlink()
-    (tmp_path / "editor" / "composition.json").write_text(
-        '{"evaluations": 7, "cycles": [{"cycles": 10, "mae": 0.01, "n": 32}]}'
-    )
-    assert load_composition(tmp_path)["mae"].tolist() == [0.01]
-    looks = load_looks(tmp_path)
+    looks = load_looks(tmp_path, {})
     assert looks.changes.empty
     found = limits(load_measurements(tmp_path), looks, DATASET.attributes, GRAPH, CONTRASTS, {"blocks": CONCEPTS},
                    {"blocks": BlockReader().quality})  # fmt: skip
@@ -362,7 +384,7 @@ def test_a_declared_region_tells_what_spills_out_of_it(tmp_path):
     for editor, state in ((Perfect(dataset), "fine"), (Brightens(dataset), "limit")):
         folder = tmp_path / state
         measure(dataset, {"editor": editor}, [reader], made, folder, manifest={})
-        found = limits(load_measurements(folder), load_looks(folder), dataset.attributes, GRAPH, CONTRASTS,
+        found = limits(load_measurements(folder), load_looks(folder, {}), dataset.attributes, GRAPH, CONTRASTS,
                        {"blocks": placed}, {"blocks": reader.quality})  # fmt: skip
         place = found[(found["kind"] == "place") & (found["group"] == "")]
         assert len(place) == 3

@@ -177,7 +177,7 @@ class ShortcutAudit:
             measured = {k: v for k, v in specification.items() if k not in ("analysis", "audit")}
             for name, e in editors.items():
                 measure(dataset, {name: e}, readers, plans[name], folder, manifest=measured)
-            measurements, ledger = with_probabilities(load_measurements(folder), predictors), load_ledger(folder)
+            measurements, ledger = with_probabilities(load_measurements(folder), predictors), load_ledger(folder, {})
             readable = measurements.loc[(measurements["kind"] == "factual") & measurements["accepted"], "row"]
             rows = edited[np.isin(edited, readable)]
             alone = {
