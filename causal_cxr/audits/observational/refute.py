@@ -164,9 +164,11 @@ def unobserved_confounder(
         ``effect``; ``partial_r2`` of the treatment with the outcome; ``robustness`` and ``robustness_interval``
         (:func:`robustness_value` to bring the estimate, and its interval, to 0); ``ratio`` with ``ratio_low`` and
         ``ratio_high`` (approximate risk ratio) and ``e_value``, ``e_value_interval``; ``benchmark``: the measured covariate
-        as strong as which a confounder would move the estimate most, and the ``left`` estimate; ``passes``: ``yes`` if
-        such a confounder would leave the interval clear of 0, ``no`` if not, ``undecided`` where the interval has 0 in it
-        anyway or nothing was measured to compare with; ``sentence``.
+        as strong as which a confounder would move the estimate most, and the ``left`` estimate; ``unequalled``: measured
+        covariates (comma-separated) that explain so much of the treatment that one as strong would explain the rest of it,
+        and with it any effect; ``passes``: ``yes`` if a confounder as strong as any covariate would leave the interval clear
+        of 0, ``no`` if one as strong as ``benchmark`` would not, ``undecided`` where the interval has 0 in it anyway,
+        nothing was measured to compare with, or a covariate is ``unequalled``; ``sentence``.
 
     Raises:
         UnanswerableError: a score that never varies.
@@ -180,16 +182,18 @@ def unobserved_confounder(
     critical = stats.t.ppf(1 - alpha / 2, fit.dof)
     ends = [risk_ratio(fit.value + side * critical * fit.se, spread) for side in (-1, 1)]
     left: dict[str, tuple[float, float]] = {}
+    unequalled = []
     for name in one.covariates:
         try:
             left[name] = fit.confounded(name)
-        except ValueError:  # a covariate that explains the treatment so well has no equal
-            continue
+        except ValueError:  # it explains about half of the treatment or more
+            unequalled.append(name)
     row: dict[str, Any] = {
         "effect": fit.value, "partial_r2": partial_r2(fit.t, fit.dof), "robustness": robustness_value(fit.t, fit.dof),
         "robustness_interval": robustness_value(fit.t, fit.dof, alpha), "ratio": risk_ratio(fit.value, spread),
         "ratio_low": ends[0], "ratio_high": ends[1], "e_value": e_value(risk_ratio(fit.value, spread)),
-        "e_value_interval": e_value_of_interval(*ends), "benchmark": "", "left": np.nan, "passes": "undecided",
+        "e_value_interval": e_value_of_interval(*ends), "benchmark": "", "left": np.nan,
+        "unequalled": ", ".join(unequalled), "passes": "undecided",
     }  # fmt: skip
     said = (
         f"To explain the effect of {attribute} away, a hidden confounder would have to explain {row['robustness']:.1%} of what is left "
@@ -197,14 +201,27 @@ def unobserved_confounder(
     )
     if abs(fit.t) <= critical:
         said += " The interval has 0 in it without any confounder."
-    elif not left:
+    elif not one.covariates:
         said += " No measured covariate shows how strong confounders are here."
     else:
-        worst = min(left, key=lambda name: np.sign(fit.value) * left[name][0])
-        value, t = left[worst]
-        stands = np.sign(value) == np.sign(fit.value) and abs(t) > critical
-        row |= {"benchmark": worst, "left": value, "passes": "yes" if stands else "no"}
-        said += f" One as strong as {worst} would leave {value:+.3f} of {fit.value:+.3f}: {'the effect stands' if stands else 'the effect would no longer be shown'}."
+        for name in unequalled:
+            said += (
+                f" {name} explains {fit.with_treatment[name]:.0%} of what the others leave of {attribute}: a hidden "
+                "confounder as strong would explain the rest, and any effect with it."
+            )
+        if left:
+            worst = min(left, key=lambda name: np.sign(fit.value) * left[name][0])
+            value, t = left[worst]
+            shown = np.sign(value) == np.sign(fit.value) and abs(t) > critical
+            row |= {
+                "benchmark": worst,
+                "left": value,
+                "passes": "no" if not shown else "undecided" if unequalled else "yes",
+            }
+            said += f" One as strong as {worst} would leave {value:+.3f} of {fit.value:+.3f}: " + (
+                "the effect would no longer be shown." if not shown else
+                "against that one it would still be shown." if unequalled else "the effect stands."
+            )  # fmt: skip
     return {**row, "sentence": said}
 
 

@@ -108,6 +108,22 @@ def test_an_effect_no_stronger_than_its_confounder_would_not_stand():
     assert "the effect stands" in strong["sentence"]
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_covariate_that_explains_most_of_the_treatment_is_not_passed_over(beside):
+    """Cinelli & Hazlett's bound has no confounder as strong as one with a partial R2 of half or more: 0.64 here."""
+    rng = np.random.default_rng(6)
+    z, x = rng.integers(0, 2, 3000), rng.integers(0, 2, 3000)
+    t = (rng.uniform(size=3000) < np.where(z == 1, 0.9, 0.1)).astype(float)
+    y = 0.12 * t + 0.3 * z + 0.01 * x + 0.1 * rng.normal(size=3000)
+    told = unobserved_confounder(question(t, y, {"ward": z} | ({"sex": x} if beside else {})), "view")
+    assert told["passes"] == "undecided"
+    assert told["unequalled"] == "ward"
+    assert told["benchmark"] == ("sex" if beside else "")
+    assert "ward explains 6" in told["sentence"]
+    assert "the effect stands" not in told["sentence"]
+    assert "No measured covariate" not in told["sentence"]
+
+
 def test_nothing_shown_or_nothing_to_compare_with_is_undecided():
     rng = np.random.default_rng(40)
     t, y, z = confounded(2000, 4)
