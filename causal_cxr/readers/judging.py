@@ -37,17 +37,14 @@ def known_truth(
         concepts: the ``k`` columns. One of a labelled attribute is known from the dataset's table, another from ``labels``.
         dataset: whose rows.
         rows: ``(n,)``.
-        labels: a column a concept, a row an image *of the dataset* (as ``phantom.hidden`` or ``nih.hidden``); a concept
-            that has no column is unknown.
+        labels: a column a concept, a row an image *of the dataset*, in whatever order, by its number, the index of
+            ``dataset.attributes`` (as ``phantom.hidden`` or ``nih.hidden``); a concept that has no column is unknown.
 
     Raises:
-        ValueError: ``labels`` has not a row for each image, or a label is neither 0, 1 nor NaN.
+        ValueError: ``labels`` has not a row for each image, by its number, or a label is neither 0, 1 nor NaN.
     """
-    if labels is not None and len(labels) != len(dataset.attributes):
-        raise ValueError(
-            f"The labels have {len(labels)} rows and the dataset {len(dataset.attributes)} images; give one row an image, "
-            "NaN where nothing is known."
-        )
+    if labels is not None:
+        labels = _in_order(labels, dataset.attributes.index)
     table, unknown = dataset.attributes.iloc[rows], np.full(len(rows), np.nan)
     columns = []
     for concept in concepts:
@@ -60,6 +57,28 @@ def known_truth(
     truth = np.column_stack(columns) if columns else np.empty((len(rows), 0))
     check_truth(truth, [concept.name for concept in concepts])
     return truth
+
+
+def _in_order(labels: pd.DataFrame, images: pd.Index) -> pd.DataFrame:
+    """One row an image, in the order of the images.
+
+    Raises:
+        ValueError: the rows are of other images, or it is not said of which.
+    """
+    if len(labels) != len(images):
+        raise ValueError(
+            f"The labels have {len(labels)} rows and the dataset {len(images)} images; give one row an image, "
+            "NaN where nothing is known."
+        )
+    if labels.index.equals(images):
+        return labels
+    if not labels.index.is_unique or not labels.index.isin(images).all():
+        strange = labels.index[~labels.index.isin(images) | labels.index.duplicated()]
+        raise ValueError(
+            f"The labels have the row {strange[0]!r}, which is not the number of one image: those are {images[0]!r} to "
+            f"{images[-1]!r}, once each. If the rows are in the order of the images, pass labels.set_axis(dataset.attributes.index)."
+        )
+    return labels.loc[images]
 
 
 def assess_reader(

@@ -295,6 +295,19 @@ def test_an_uncertain_label_is_not_taken_for_absent():
     assert known_truth([CONCEPT], dataset, np.arange(2, 40), labels)[:, 0].tolist() == truth[2:, 0].tolist()
 
 
+def test_labels_are_taken_by_the_images_numbers_whatever_their_order():
+    scores, truth, table, patients = sample(40)
+    dataset, labels = Pictures(scores[:, 0], table, patients), pd.DataFrame({"leads": truth[:, 0]})
+    rows = np.arange(5, 30)
+    shuffled = labels.sample(frac=1, random_state=0)
+    assert known_truth([CONCEPT], dataset, rows, shuffled)[:, 0].tolist() == truth[rows, 0].tolist()
+    for other in (shuffled.set_axis([f"image {i}.png" for i in shuffled.index]), labels.set_axis([0, *range(39)])):
+        with pytest.raises(
+            ValueError, match=r"not the number of one image.* labels.set_axis\(dataset.attributes.index\)"
+        ):
+            known_truth([CONCEPT], dataset, rows, other)
+
+
 def test_quality_survives_json_and_nothing_known_is_nan():
     scores, truth, table, patients = sample(400)
     for quality in (assess(scores, truth, table, patients, GRAPH, [CONCEPT]), ReaderQuality.unknown([CONCEPT])):
