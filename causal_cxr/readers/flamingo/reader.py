@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 READER, SHOWN, EYE = "reader.json", "exemplars.safetensors", "eye"
 BATCH = 128
+#: Arguments of the class on which the log odds of every concept hang, and so what was made of them.
+READ_BY = frozenset({"template", "orders", "mean", "std", "eye"})
+LABELS = ("name", "fitted_on", "renderer_version")  #: arguments of the class that change no score
 
 
 def nameless(name: str) -> Concept:
@@ -133,7 +136,7 @@ class FlamingoReader:
         """The same model with other arguments of the class.
 
         Quality is unknown and must be given anew. Concepts whose phrases and exemplars stay as they are keep their
-        calibration, unless ``template`` or ``orders`` change.
+        calibration, unless one of :data:`READ_BY` is given.
         """
         given: dict[str, Any] = {
             "concepts": self.concepts, "exemplars": self.exemplars, "eye": self.eye, "template": self.template,
@@ -141,11 +144,7 @@ class FlamingoReader:
             "renderer_version": self.renderer_version,
         }  # fmt: skip
         given |= changes
-        if (
-            "calibration" not in changes
-            and self.calibration
-            and not {"template", "orders", "mean", "std"} & set(changes)
-        ):
+        if "calibration" not in changes and self.calibration and not READ_BY & set(changes):
             shown = given["exemplars"]
             given["calibration"] = self.calibration.of(
                 [
@@ -273,8 +272,7 @@ class FlamingoReader:
             "name": self.name,
             "concepts": [asdict(concept) for concept in self.concepts],
             "exemplars": {
-                name: {"answers": list(e.answers), "patients": None if e.patients is None else sorted(e.patients)}
-                for name, e in self.exemplars.items()
+                name: {"answers": list(e.answers), "patients": pack(e.patients)} for name, e in self.exemplars.items()
             },
             "template": self.template.to_dict(),
             "orders": self.orders,
@@ -300,7 +298,9 @@ class FlamingoReader:
         Args:
             folder: with ``config.json``, weights as safetensors, tokenizer and ``preprocessor_config.json``; an eye of
                 ours in a folder ``eye``.
-            concepts, exemplars: what to read; those saved there unless given.
+            concepts, exemplars: what to read; those saved there unless given. With ``concepts`` alone, saved exemplars of
+                concepts that stay as they are. Whatever changes how a saved reader reads, changes it as :meth:`using` does:
+                calibration is dropped where it no longer fits, and quality is unknown.
             **settings: other arguments of the class.
 
         Raises:
@@ -337,9 +337,7 @@ class FlamingoReader:
             found |= {
                 "concepts": [concept_from_dict(entry) for entry in content["concepts"]],
                 "exemplars": {
-                    name: Exemplars(
-                        images[name], tuple(e["answers"]), None if e["patients"] is None else frozenset(e["patients"])
-                    )
+                    name: Exemplars(images[name], tuple(e["answers"]), unpack(e["patients"]))
                     for name, e in content["exemplars"].items()
                 },
                 "template": Template(**content["template"]),
@@ -352,15 +350,20 @@ class FlamingoReader:
                 "quality": ReaderQuality.from_dict(content["quality"]),
                 "renderer_version": content["renderer_version"],
             }
-        if concepts is not None:
-            for what in ("exemplars", "calibration", "quality"):  # of the concepts that were saved
-                found.pop(what, None)
-            found["concepts"] = concepts
-        if exemplars is not None:
-            found["exemplars"] = exemplars
-        if "concepts" not in found:
+            found |= {name: settings.pop(name) for name in LABELS if name in settings}
+        elif concepts is None:
             raise ValueError(f"{folder} has no {READER}, so it does not say what to read; pass concepts=.")
-        return cls(model, tokenizer, **(found | settings))
+        else:
+            found["concepts"] = concepts
+        reader = cls(model, tokenizer, **found)
+        changes: dict[str, Any] = settings
+        if concepts is not None:
+            stay = [c.name for c in reader.concepts if c in concepts]
+            shown = {name: e for name, e in reader.exemplars.items() if name in stay}
+            changes = {"concepts": concepts, "exemplars": shown} | changes
+        if exemplars is not None:
+            changes = changes | {"exemplars": exemplars}
+        return reader.using(**changes) if changes else reader
 
 
 class _Question:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from causal_cxr.data.patients import all_known
+from causal_cxr.data.patients import AtLeast, all_known
 from causal_cxr.data.phantom import Phantom
 from causal_cxr.readers import Reader
 from causal_cxr.readers.calibration import Calibration, Platt
@@ -251,6 +251,57 @@ def test_a_saved_reader_reads_the_same(reader, phantom, tmp_path):
     assert (tmp_path / "a" / "model.safetensors").stat().st_size < 2.2 * sum(
         p.numel() for p in reader.model.parameters()
     )
+
+
+@pytest.fixture(scope="module")
+def saved(reader, phantom, tmp_path_factory):
+    """A reader that was calibrated and judged, and the folder that it is in."""
+    rows = np.arange(40, 60)
+    truth = phantom.hidden[["pacemaker"]].to_numpy()[rows].astype(float)
+    judged = reader.calibrated(phantom, rows, truth)
+    judged.quality.concepts.loc["u", "auroc"] = 0.9
+    return judged, judged.save(tmp_path_factory.mktemp("judged"))
+
+
+@pytest.mark.parametrize("changed", ["exemplars", "orders", "template", "mean", "concepts"])
+def test_what_reads_otherwise_than_it_was_saved_is_as_if_changed_after_loading(saved, phantom, changed):
+    _, folder = saved
+    truth = phantom.hidden["chest_drain"].to_numpy()[:40]
+    change = {
+        "exemplars": {"u": choose_exemplars(phantom, np.arange(40), truth, 4)}, "orders": 2, "mean": (0.4,) * 3,
+        "template": Template(yes="no sign of it", no="yes"), "concepts": [Concept("u", ("pacemaker",), ("no pacemaker",))],
+    }[changed]  # fmt: skip
+    opened = FlamingoReader.from_pretrained(folder, **{changed: change})
+    assert opened.calibration is None or not opened.calibration.maps
+    assert opened.quality.concepts.isna().all(axis=None)
+    if changed != "concepts":
+        assert opened.fingerprint == FlamingoReader.from_pretrained(folder).using(**{changed: change}).fingerprint
+
+
+def test_what_reads_as_it_was_saved_keeps_what_is_known_of_it(saved):
+    judged, folder = saved
+    for same in ({}, {"name": "other"}, {"fitted_on": frozenset({"anyone"})}):
+        opened = FlamingoReader.from_pretrained(folder, **same)
+        assert opened.calibration.maps == judged.calibration.maps
+        assert opened.quality.concepts.loc["u", "auroc"] == 0.9
+    assert opened.fitted_on == {"anyone"} | judged.exemplars["u"].patients
+    same = FlamingoReader.from_pretrained(folder, concepts=judged.concepts)
+    assert same.calibration.maps == judged.calibration.maps
+    assert set(same.exemplars) == {"u"}
+
+
+def test_another_eye_is_not_calibrated_as_the_one_before(phantom):
+    calibrated = with_eye(phantom).using(calibration=Calibration({"u": Platt(2.0, 0.5)}))
+    assert calibrated.using(name="other").calibration.maps
+    assert calibrated.using(eye=Eye(16, channels=(8, 16), width=32)).calibration is None
+
+
+def test_exemplars_of_patients_known_in_part_are_saved_so(reader, tmp_path):
+    shown = reader.exemplars["u"]
+    partly = reader.using(exemplars={"u": Exemplars(shown.images, shown.answers, AtLeast(shown.patients))})
+    opened = FlamingoReader.from_pretrained(partly.save(tmp_path))
+    assert isinstance(opened.fitted_on, AtLeast)
+    assert opened.fitted_on == reader.fitted_on
 
 
 def test_any_idefics_checkpoint_loads(blank, phantom, tmp_path):
