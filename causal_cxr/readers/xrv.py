@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -182,12 +183,24 @@ class XRVReader:
     def using(self, **changes: Any) -> "XRVReader":
         """The same network with other arguments of the class; quality is unknown and must be given anew.
 
-        The calibration is kept unless the images are seen otherwise (``size``).
+        Concepts that are read at the output where they were keep their calibration, unless the images are seen otherwise
+        (``size``).
+
+        Warns:
+            UserWarning: the reader was calibrated, and some of its concepts are not any more.
         """
+        read = dict(zip(self.outputs, self.concepts, strict=True))
         same: dict[str, Any] = {"size": self.size, "name": self.name, "fitted_on": self.fitted_on}
-        if "size" not in changes:
-            same["calibration"] = self.calibration
-        concepts = changes.pop("concepts", dict(zip(self.outputs, self.concepts, strict=True)))
+        concepts = changes.pop("concepts", read)
+        if "calibration" not in changes and self.calibration is not None:
+            kept = [] if "size" in changes else [c.name for at, c in concepts.items() if read.get(at) == c]
+            same["calibration"] = self.calibration.of(kept) if kept else None
+            if lost := [c.name for c in concepts.values() if c.name not in kept]:
+                warnings.warn(
+                    f"The calibration of {self.name!r} does not hold for {lost}, which are now read at another output, in other words "
+                    "or at another size: they score the sigmoid of their logits until they are calibrated anew, calibrated(...).",
+                    stacklevel=2,
+                )
         return XRVReader(self.network, concepts, **(same | changes))
 
     def save(self, folder: str | Path) -> Path:

@@ -5,6 +5,7 @@ import re
 import sys
 import warnings
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from causal_cxr.data.patients import AtLeast, all_known
 from causal_cxr.data.phantom import Phantom
 from causal_cxr.graphs import Binary, Categorical, CausalGraph
 from causal_cxr.readers import Concept, Reader, XRVReader, assess_reader
-from causal_cxr.readers.calibration import Calibration
+from causal_cxr.readers.calibration import Calibration, Platt
 from causal_cxr.readers.xrv import pathology_concepts, prepared
 from causal_cxr.readers.xrv_weights import convert_weights, published, read_weights
 
@@ -281,6 +282,25 @@ def test_a_network_is_asked_for_outputs_that_it_has(reader):
 
 
 # Calibration
+
+
+def test_a_calibration_stays_with_output_and_concept_and_its_loss_is_said(reader, phantom):
+    heart, effusion, opacity = reader.concepts
+    maps = {heart.name: Platt(2.0, 1.0), effusion.name: Platt(5.0, 3.0)}
+    calibrated, images = reader.using(calibration=Calibration(maps)), phantom.images(np.arange(4))
+    with pytest.warns(UserWarning, match=rf"does not hold for \['{effusion.name}', 'heart_size'\]"):
+        other = calibrated.using(concepts={0: heart, 3: effusion, 2: replace(effusion, name="heart_size")})
+    margins = other.margins(images)
+    assert other.calibration.maps == {heart.name: maps[heart.name]}
+    assert torch.equal(other.read(images)[:, 1:], torch.sigmoid(margins[:, 1:]))  # none is another output's
+    assert torch.allclose(other.read(images)[:, 0], torch.sigmoid(2 * margins[:, 0] + 1))
+    with pytest.warns(UserWarning, match="at another size"):
+        assert calibrated.using(size=32).calibration is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert calibrated.using(name="other", concepts={2: effusion}).calibration.maps == {
+            effusion.name: maps[effusion.name]
+        }
 
 
 def test_calibration_is_fitted_to_the_logits_of_labelled_patients_who_are_then_known(reader, phantom, labels):
