@@ -4,6 +4,7 @@ import copy
 import hashlib
 import importlib
 import json
+import warnings
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -33,7 +34,7 @@ ENCODERS = {
     "XRVReader": "causal_cxr.readers.xrv",
 }
 BATCH = 512
-IMAGES_A_COMPONENT = 4  #: at least
+PATIENTS_A_COMPONENT = 4  #: at least
 MOST_WEIGHT = 10.0  #: of an image in a balanced fit
 INNER = 3  #: folds within a fold, for its calibration
 REDEALS = 50  #: of patients to folds, before a concept is given up
@@ -78,9 +79,14 @@ class ProbeReader:
         # Each labelled patient has a head that never saw them; only the features cannot leave out whom they saw.
         self.fitted_on: frozenset[str] | None = self.features.fitted_on
         self.quality = quality or ReaderQuality.unknown(concepts)
+        self.fingerprint = self._digest()
+
+    def _digest(self) -> str:
+        """Of heads, features and folds, on which it hangs by which head a patient is read."""
         digest = hashlib.sha256(self.weights.tobytes() + self.bias.tobytes())
-        digest.update(f"{self.features.fingerprint}|{[c.name for c in self.concepts]}".encode())
-        self.fingerprint = digest.hexdigest()[:16]
+        said = f"{self.features.fingerprint}|{[c.name for c in self.concepts]}|{sorted(self.folds.items())}"
+        digest.update(said.encode())
+        return digest.hexdigest()[:16]
 
     @classmethod
     def fit(
@@ -110,7 +116,7 @@ class ProbeReader:
                 place, and the reader is judged within their levels; ``None`` = neither, and quality stays unknown.
             shifts: of continuous attributes, as in the audit's contrasts.
             features, name: see the class.
-            components: principal components kept, at most one for every four images.
+            components: principal components kept, at most one for every four patients.
             inverse_penalty: scikit-learn's ``C`` of the class-weighted logistic heads.
             seed: deals patients to folds, anew (rare kinds first) if a head would be left with fewer than two patients
                 of a kind.
@@ -118,6 +124,9 @@ class ProbeReader:
         Raises:
             ValueError: a label is neither 0, 1 nor NaN; a concept has too few patients of one kind to be fitted in every fold;
                 the features were fitted on some of the labelled patients, so that no fold is without them.
+
+        Warns:
+            UserWarning: heads of a concept read nothing of it, and say how frequent it is.
         """
         rows = np.asarray(rows)
         check_truth(truth, [concept.name for concept in concepts])
@@ -153,6 +162,14 @@ class ProbeReader:
             for f in range(n_folds)
         ]  # fmt: skip
         weights, bias = (np.stack(parts) for parts in zip(*heads, strict=True))
+        nothing = (weights == 0).all(axis=1).sum(axis=0)
+        if nothing.any():
+            which = ", ".join(f"{c.name} ({n} of {n_folds})" for c, n in zip(concepts, nothing, strict=True) if n)
+            warnings.warn(
+                f"Heads that rank patients they have not seen no better than the wrong way round say the prevalence: {which}. Label more "
+                "patients, or pass other features or fewer components.",
+                stacklevel=2,
+            )
         out_of_fold = expit(np.einsum("nd,ndk->nk", X, weights[fold]) + bias[fold])
         quality = None
         if graph is not None:
@@ -184,6 +201,7 @@ class ProbeReader:
         given = {str(patient): zlib.crc32(str(patient).encode()) % len(self.bias) for patient in patients}
         reader = copy.copy(self)
         reader.folds = given | self.folds
+        reader.fingerprint = reader._digest()
         return reader
 
     def save(self, folder: str | Path) -> Path:
@@ -379,8 +397,8 @@ def _affine_heads(
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_predict
 
-    # Whitened to as many components as images, all images lie equally far apart and nothing is left to read.
-    kept = max(1, min(components, X.shape[1], len(X) // IMAGES_A_COMPONENT))
+    # Whitened to as many components as patients, all patients lie equally far apart and nothing is left to read.
+    kept = max(1, min(components, X.shape[1], len(np.unique(patients)) // PATIENTS_A_COMPONENT))
     pca = PCA(kept, whiten=True, random_state=seed).fit(X)
     unwhiten = pca.components_.T / np.sqrt(np.maximum(pca.explained_variance_, 1e-12))
     Z = (X - pca.mean_) @ unwhiten

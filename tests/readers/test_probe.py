@@ -61,7 +61,7 @@ def test_dealt_patients_are_read_by_one_head_and_labelled_ones_by_their_own(prob
     dealt = probe.dealt(["another", "new", "newest", "newer", "new", *known])
     scores, every = dealt.read(images, ids), probe._by_fold(images)
     assert all(any(s.equal(head) for head in heads) for s, heads in zip(scores, every, strict=True))
-    torch.testing.assert_close(scores[4:], probe.read(images[4:], known), rtol=0, atol=0)
+    torch.testing.assert_close(scores[4:], probe.read(images, ["new"] * 4 + known)[4:], rtol=0, atol=0)
     torch.testing.assert_close(dealt.read(images[:1], ["unheard of"]), probe.read(images[:1]), rtol=0, atol=0)
     assert set(dealt.folds.values()) == {0, 1, 2}
     assert probe.folds.keys() == set(labelled.patients)  # the reader itself is as it was
@@ -69,6 +69,7 @@ def test_dealt_patients_are_read_by_one_head_and_labelled_ones_by_their_own(prob
     assert many.value_counts(normalize=True).to_numpy() == pytest.approx(1 / 3, abs=0.03)
 
 
+@pytest.mark.filterwarnings("ignore:Heads that rank")
 def test_labels_that_say_nothing_of_the_images_are_not_read_out_of_fold(labelled):
     coin = np.random.default_rng(0).integers(0, 2, labelled.patients.nunique()).astype(float)
     truth = coin[pd.factorize(labelled.patients)[0]][:, None]  # a patient's images are alike: leaks if split by image
@@ -165,12 +166,57 @@ def test_a_head_that_reads_nothing_is_not_turned_round():
     few = Phantom(60, "independent", seed=43, size=16)
     truth = (rng.uniform(size=(60, 40)) < 0.5).astype(float)
     coins = [Concept(f"coin {i}", ("heads",), ("tails",)) for i in range(40)]
-    probe = ProbeReader.fit(few, np.arange(60), truth, coins, features=Pixels(16), n_folds=2)
+    with pytest.warns(UserWarning, match=r"say the prevalence: coin \d+ \([12] of 2\), .* Label more") as told:
+        probe = ProbeReader.fit(few, np.arange(60), truth, coins, features=Pixels(16), n_folds=2)
     scores = probe._by_fold(few.images(np.arange(60))).numpy()
     still = scores.std(axis=0) < 1e-6  # (folds, concepts)
     assert 10 < still.sum() < 70
+    assert all(
+        (f" {c.name} (" in str(told[0].message)) == here for c, here in zip(coins, still.any(axis=0), strict=True)
+    )
     for fold, coin in zip(*np.nonzero(still), strict=True):
         assert scores[0, fold, coin] == pytest.approx(truth[:, coin].mean(), abs=1e-6), "one for all folds"
+
+
+class Repeated:
+    """Images of 16 x 16 pixels with a faint corner in half of the patients, ``each`` nearly alike of every patient."""
+
+    def __init__(self, patients, each, seed):
+        rng = np.random.default_rng(seed)
+        shows = np.arange(patients) % 2
+        once = rng.normal(0.5, 0.15, (patients, 1, 16, 16))
+        once[:, 0, :4, :4] += 0.15 * shows[:, None, None]
+        self.truth = shows.repeat(each)
+        noisy = once.repeat(each, axis=0) + rng.normal(0, 0.005, (patients * each, 1, 16, 16))
+        self._images = torch.as_tensor(noisy.clip(0, 1), dtype=torch.float32)
+        self.patients = pd.Series([f"{seed}-{i}" for i in range(patients)]).repeat(each).reset_index(drop=True)
+        self.attributes = pd.DataFrame(index=range(patients * each))
+
+    def images(self, rows):
+        return self._images[rows]
+
+
+def test_more_images_of_the_same_patients_do_not_make_a_probe_blind():
+    new = Repeated(300, 1, seed=9)
+    scores = {}
+    for each in (1, 8):
+        data = Repeated(80, each, seed=1)
+        rows = np.arange(80 * each)
+        probe = ProbeReader.fit(data, rows, data.truth[:, None].astype(float), [COIN], features=Pixels(16))
+        scores[each] = roc_auc_score(new.truth, probe.read(new.images(np.arange(300))).numpy())
+    assert scores[1] > 0.8
+    assert scores[8] > scores[1] - 0.02
+
+
+def test_the_fingerprint_tells_by_which_head_a_patient_is_read(probe):
+    folds = {patient: (fold + 1) % 3 for patient, fold in probe.folds.items()}
+    same = {"features": probe.features, "quality": probe.quality}
+    assert (
+        ProbeReader(CONCEPTS, probe.weights, probe.bias, dict(reversed(probe.folds.items())), **same).fingerprint
+        == probe.fingerprint
+    )
+    assert ProbeReader(CONCEPTS, probe.weights, probe.bias, folds, **same).fingerprint != probe.fingerprint
+    assert probe.dealt(["new"]).fingerprint != probe.fingerprint
 
 
 COIN = Concept("coin", ("heads",), ("tails",))
@@ -187,6 +233,7 @@ class Noise:
         return self._images[rows]
 
 
+@pytest.mark.filterwarnings("ignore:Heads that rank")
 @pytest.mark.parametrize("seed", range(8))
 def test_two_patients_of_a_kind_for_each_fold_are_enough_whatever_the_seed(seed):
     data, truth = Noise(range(40)), (np.arange(40) < 4).astype(float)[:, None]

@@ -285,7 +285,7 @@ def test_a_network_is_asked_for_outputs_that_it_has(reader):
 
 
 def test_a_calibration_stays_with_output_and_concept_and_its_loss_is_said(reader, phantom):
-    heart, effusion, opacity = reader.concepts
+    heart, effusion, _ = reader.concepts
     maps = {heart.name: Platt(2.0, 1.0), effusion.name: Platt(5.0, 3.0)}
     calibrated, images = reader.using(calibration=Calibration(maps)), phantom.images(np.arange(4))
     with pytest.warns(UserWarning, match=rf"does not hold for \['{effusion.name}', 'heart_size'\]"):
