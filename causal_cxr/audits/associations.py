@@ -138,7 +138,7 @@ def _standardised(
     graph: CausalGraph, table: pd.DataFrame, factual: pd.DataFrame, columns: list[str], contrast: Contrast,
     edited: np.ndarray, complete: frozenset[str], adjustment: frozenset[str],
 ) -> tuple[Mapping[str, Effect], bool, int]:  # fmt: skip
-    """Effect on each column by g-computation over ``adjustment``, whether the overlap allows one, and the rarer level's images.
+    """Effect on each column by g-computation over ``adjustment``, whether the images allow one, and the rarer level's images.
 
     Images that miss one of ``complete`` are left out.
     """
@@ -148,7 +148,7 @@ def _standardised(
     effects = g_computation(
         drawn.outcomes(factual, columns), drawn.patients, drawn.design, drawn.low, drawn.high, drawn.standard
     )
-    return dict(zip(columns, effects, strict=True)), True, fewest
+    return dict(zip(columns, effects, strict=True)), all(effect.n for effect in effects), fewest
 
 
 def _drawn(

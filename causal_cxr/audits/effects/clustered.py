@@ -7,6 +7,8 @@ Tipton 2018); ``benchmarks/results/calibration.md`` shows how often that is righ
 
 import numpy as np
 
+LONE = 0.5  #: of a contrast's variance, were all errors equal: how much may hang on what one patient alone decides
+
 
 def mean_influence(deviations: np.ndarray, groups: np.ndarray, count: int) -> tuple[np.ndarray, float]:
     """``(count, k)`` what each patient adds to means, CR2; its squares sum to the variance. And the dof of that sum.
@@ -40,20 +42,39 @@ def cluster_sums(values: np.ndarray, groups: np.ndarray, count: int) -> np.ndarr
     return np.column_stack([np.bincount(groups, weights=column, minlength=count) for column in values.T])
 
 
-def cr2_weights(basis: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """``(n, r)`` weights of the residuals: ``(I - H_g)^(-1/2) Q_g``, by batches of patients with equally many images.
+def cr2_weights(basis: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``(n, r)`` weights of the residuals, ``(I - H_g)^(-1/2) Q_g``; and ``(r, r)`` what single patients decide.
+
+    By batches of patients with equally many images.
 
     Args:
         basis: ``(n, r)`` orthonormal columns Q; ``H_g = Q_g Q_g'`` is a patient's leverage.
         groups: ``(n,)``.
+
+    Returns:
+        the weights, and the sum of ``v v'`` over the directions v of coefficients that one patient alone decides: there his
+        residual is 0 whatever the error, so that the weights' variance says nothing of it.
     """
     order = np.argsort(groups, kind="stable")
     sizes = np.bincount(groups)[groups[order]]
-    weights = np.empty_like(basis)
+    weights, lone = np.empty_like(basis), np.zeros((basis.shape[1], basis.shape[1]))
     for size in np.unique(sizes):
         rows = order[sizes == size].reshape(-1, size)
         left, S, right = np.linalg.svd(basis[rows], full_matrices=False)
-        room = 1 - S**2  # none along a direction that this patient alone decides, where the residual is 0 too
-        grown = np.where(room > 1e-10, S / np.sqrt(np.maximum(room, 1e-10)), 0.0)
+        room = 1 - S**2
+        alone = room <= 1e-10
+        grown = np.where(alone, 0.0, S / np.sqrt(np.maximum(room, 1e-10)))
         weights[rows] = (left * grown[:, None]) @ right
-    return weights
+        directions = right[alone]
+        lone += directions.T @ directions
+    return weights, lone
+
+
+def rests_on_one(contrast: np.ndarray, lone: np.ndarray) -> bool:
+    """Whether more than :data:`LONE` of a contrast's variance cannot be seen, as where only one patient has a level.
+
+    Args:
+        contrast: ``(r,)`` of coefficients of the orthonormal columns that :func:`cr2_weights` was given.
+        lone: ``(r, r)``, of the same.
+    """
+    return bool(contrast @ lone @ contrast > LONE * (contrast @ contrast))

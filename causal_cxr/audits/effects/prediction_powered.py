@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import orth
 
-from causal_cxr.audits.effects.clustered import cluster_sums, cr2_weights, mean_influence, satterthwaite
+from causal_cxr.audits.effects.clustered import cluster_sums, cr2_weights, mean_influence, rests_on_one, satterthwaite
 from causal_cxr.audits.effects.effect import NOTHING, Effect
 
 
@@ -74,7 +74,7 @@ def prediction_powered_effect(
 
     Raises:
         ValueError: shapes do not fit, a score is not finite, or the images of one kind cannot tell the effect (a level of
-            treatment or covariate is not among them).
+            treatment or covariate is not among them, or of one patient alone).
     """
     shapes = [np.shape(x) for x in (labels, scores, patients, design)]
     if design.ndim != 2 or len({shape[0] for shape in shapes}) > 1 or labels.ndim != 1 or scores.ndim != 1:
@@ -149,7 +149,10 @@ class _Linear:
             )
         basis = orth(design)
         row = inverse.T @ combination
-        weights = (cr2_weights(basis, groups) @ (basis.T @ row))[:, None]
+        reduced, lone = cr2_weights(basis, groups)
+        if rests_on_one(basis.T @ row, lone):
+            raise ValueError(f"The {kind} images cannot tell the effect's error: a level is in one patient's alone.")
+        weights = (reduced @ (basis.T @ row))[:, None]
         residuals = outcomes - basis @ (basis.T @ outcomes)
         own, shared = (cluster_sums(weights * x, groups, count) for x in (weights, basis))
         there = np.bincount(groups, minlength=count) > 0

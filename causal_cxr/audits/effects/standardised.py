@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from causal_cxr.audits.effects.clustered import cluster_sums, cr2_weights, mean_influence, satterthwaite
-from causal_cxr.audits.effects.effect import Effect
+from causal_cxr.audits.effects.clustered import cluster_sums, cr2_weights, mean_influence, rests_on_one, satterthwaite
+from causal_cxr.audits.effects.effect import NOTHING, Effect
 
 SPLINE_POWERS = (1, 2, 3)  #: a continuous covariate enters as a cubic
 
@@ -55,7 +55,8 @@ def g_computation(
             patients came from; without, of the effect in just these ``m`` images.
 
     Returns:
-        one effect a score: mean prediction at a1 less at a0.
+        one effect a score: mean prediction at a1 less at a0. No effect where most of its variance could not be seen,
+        as where only one patient has a level of the treatment: no residual tells how much such patients vary.
 
     The variance has two parts: that of the coefficients (CR2), and, given ``standard_patients``, that of which patients
     were averaged over. The second is the spread of the patients' predicted effects less the coefficients' noise in it,
@@ -72,7 +73,9 @@ def g_computation(
     coefficients = U.T @ scores
     values, residuals = contrast @ coefficients, scores - U @ coefficients
 
-    reduced = cr2_weights(U, groups)
+    reduced, lone = cr2_weights(U, groups)
+    if rests_on_one(contrast, lone):
+        return [NOTHING] * scores.shape[1]
     weights = (reduced @ contrast)[:, None]
     variance = np.maximum((cluster_sums(weights * residuals, groups, count) ** 2).sum(axis=0), 1e-24)
     own, shared = (cluster_sums(weights * x, groups, count) for x in (weights, U))

@@ -11,6 +11,8 @@ from causal_cxr.audits.effects import design_matrix
 from causal_cxr.audits.falsification import attribute_columns
 from causal_cxr.graphs import Categorical, CausalGraph, Continuous, Contrast
 
+FEWEST = 10  #: patients below which, at either level, nothing is asked
+
 
 class UnanswerableError(ValueError):
     """The data or the estimator cannot answer; the message says why, for the ``reason`` of a row."""
@@ -59,10 +61,24 @@ class Question:
         )  # fmt: skip
 
     def one_image_a_patient(self, most: int, seed: int) -> "Question":
-        """One image, drawn at random, of each of at most ``most`` patients: rows that are independent of each other."""
+        """One image, drawn at random, of each of at most ``most`` patients: rows that are independent of each other.
+
+        Both levels of a treatment keep their shares among these images, up to rounding: a rare one is not lost by chance.
+        """
         order = np.random.default_rng(seed).permutation(len(self.patients))
         first = order[np.unique(self.patients[order], return_index=True)[1]]
-        return self.only(np.sort(np.random.default_rng([seed, 1]).permutation(first)[:most]))
+        first = np.random.default_rng([seed, 1]).permutation(first)
+        share = min(1.0, most / len(first))
+        levels = [np.ones(len(first), dtype=bool)] if self.continuous else [self.treatment[first] == k for k in (0, 1)]
+        return self.only(np.sort(np.concatenate([first[at][: round(share * at.sum())] for at in levels])))
+
+    def refuse_few(self, attribute: str, fewest: int = FEWEST) -> None:
+        """Raise UnanswerableError where fewer patients than that have either level of the treatment, called ``attribute``."""
+        t = self.treatment
+        levels = [np.ones(len(t), dtype=bool)] if self.continuous else [t == 0, t == 1]
+        count = min(len(np.unique(self.patients[at])) for at in levels)
+        if count < fewest or np.ptp(t) == 0:
+            raise UnanswerableError(f"only {count} patients at the rarer level of {attribute}; {fewest} are needed")
 
     def holding(self, covariates: Mapping[str, np.ndarray]) -> "Question":
         """The question with other covariates."""
@@ -78,7 +94,7 @@ def pose(
     held: frozenset[str],
     *,
     needed: frozenset[str] = frozenset(),
-    fewest: int = 10,
+    fewest: int = FEWEST,
 ) -> Question:
     """Turn a contrast into arrays.
 
@@ -101,12 +117,8 @@ def pose(
     keep &= table[sorted(held | needed)].notna().all(axis=1).to_numpy() & ~np.isnan(outcomes).any(axis=1)
     rows = np.flatnonzero(keep)
     treatment, known = treatment[rows], table.iloc[rows]
-    levels = [np.ones(len(rows), dtype=bool)] if continuous else [treatment == 0, treatment == 1]
-    counts = [len(np.unique(patients[rows][at])) for at in levels]
-    if min(counts) < fewest or np.ptp(treatment) == 0:
-        raise UnanswerableError(
-            f"only {min(counts)} patients at the rarer level of {contrast.attribute}; {fewest} are needed"
-        )
+    unheld = Question(treatment, continuous, {}, outcomes[rows], patients[rows], rows)
+    unheld.refuse_few(contrast.attribute, fewest)
     if continuous:
         treatment = treatment - treatment.mean()
     if not overlaps(graph, known, treatment, held, np.ones(len(rows), dtype=bool), continuous):
@@ -117,7 +129,7 @@ def pose(
         name: np.column_stack([np.empty((len(rows), 0)), *attribute_columns(graph, known, name).values()])
         for name in sorted(held)
     }
-    return Question(treatment, continuous, covariates, outcomes[rows], patients[rows], rows)
+    return replace(unheld, treatment=treatment, covariates=covariates)
 
 
 def several_levels(graph: CausalGraph, name: str) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from causal_cxr.audits.effects import Effect
 from causal_cxr.audits.falsification import attribute_columns
 from causal_cxr.audits.observational.backdoor import Estimator, backdoor_estimand, regression
 from causal_cxr.audits.observational.question import Question, UnanswerableError
@@ -90,6 +91,9 @@ def refutations(
         - ``negative control outcomes``: labelled attributes that the graph says are independent of the treatment given what
           is held; missing if there is none.
 
+        Where the draw, or the rows that know what a refuter asks for, leave too few patients at a level of the treatment,
+        ``passes`` is ``undecided``, its numbers are NaN, and the sentence says so.
+
     Raises:
         ValueError: several outcomes, or too few draws for DoWhy's two-sided p.
     """
@@ -98,54 +102,94 @@ def refutations(
     if draws < DRAWS:
         raise ValueError(f"{draws} draws: DoWhy then takes one tail of a normal distribution; give {DRAWS} or more.")
     one = question.one_image_a_patient(most_patients, seed)
-    effect = estimator(one, seed).effects[0]
-    tolerance, unmoved = NEAR_ZERO * delta, UNMOVED * effect.se
     images = f"({len(one.patients):,} patients, one image each)"
+    again = f"{draws} times {images}"
+    tried: tuple[tuple[str, str, Callable[[str], dict[str, Any]]], ...] = (
+        ("placebo treatment", f"{attribute} was shuffled among patients, {again}",
+         lambda done: _placebo(one, estimator, done, delta, alpha, draws, seed)),
+        ("placebo with its causes",
+         f"{attribute} was drawn anew from what the other labelled attributes say of it, {again}",
+         lambda done: _caused_placebo(graph, table, one, attribute, done, delta, alpha, draws, seed)),
+        ("random common cause", f"a random number was held fixed as well, {again}",
+         lambda done: _random_cause(one, estimator, done, draws, seed)),
+        ("data subset", f"{SUBSET:.0%} of the patients, {again}",
+         lambda done: _subset(one, estimator, done, delta, alpha, draws, seed)),
+    )  # fmt: skip
     rows: list[dict[str, Any]] = []
+    for name, done, refuter in tried:
+        try:
+            one.refuse_few(attribute)
+            rows.append(refuter(done))
+        except UnanswerableError as why:  # fewer patients are left here than the question itself was asked of
+            rows.append(_not_tried(name, done, str(why)))
+    rows += _negative_controls(graph, table, one, attribute, estimator, delta, alpha, seed)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
+
+def _placebo(
+    one: Question, estimator: Estimator, done: str, delta: float, alpha: float, draws: int, seed: int
+) -> dict[str, Any]:
+    effect = _estimated(estimator, one, seed)
     found = _by_dowhy("placebo", one, estimator, effect.value, draws, seed)
     low, high = found.range
     small = max(abs(low), abs(high)) <= max(delta, abs(effect.value))
-    rows.append(_row(
-        "placebo treatment", f"{attribute} was shuffled among patients, {draws} times {images}", "no effect: about 0",
-        found, "no" if found.p <= alpha else "yes" if small else "undecided",
+    return _row(
+        "placebo treatment", done, "no effect: about 0", found,
+        "no" if found.p <= alpha else "yes" if small else "undecided",
         {"yes": "the estimator finds nothing where nothing is", "no": "the estimator finds effects where there is none",
          "undecided": "the placebo effects scatter more than the effect itself: too few patients"},
-    ))  # fmt: skip
+    )  # fmt: skip
 
+
+def _caused_placebo(
+    graph: CausalGraph, table: pd.DataFrame, one: Question, attribute: str, done: str, delta: float, alpha: float,
+    draws: int, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    tolerance = NEAR_ZERO * delta
     found, error = _placebo_with_causes(graph, table, one, attribute, draws, seed)
     error *= stats.norm.ppf(1 - alpha / 2)
     near, far = abs(found.mean) + error <= tolerance, abs(found.mean) - error > tolerance
-    rows.append(_row(
-        "placebo with its causes",
-        f"{attribute} was drawn anew from what the other labelled attributes say of it, {draws} times {images}",
-        f"no effect on average: between {-tolerance:+.3f} and {tolerance:+.3f}", found,
+    return _row(
+        "placebo with its causes", done, f"no effect on average: between {-tolerance:+.3f} and {tolerance:+.3f}", found,
         "no" if far else "yes" if near else "undecided",
         {"yes": "what is held fixed is enough against everything that was measured",
          "no": "measured attributes confound the effect, and what is held fixed does not undo it: an arrow is missing in the graph, or the regression is too stiff",
          "undecided": "the mean placebo effect is too uncertain to say"},
-    ))  # fmt: skip
+    )  # fmt: skip
 
+
+def _random_cause(one: Question, estimator: Estimator, done: str, draws: int, seed: int) -> dict[str, Any]:
+    effect = _estimated(estimator, one, seed)
     found = _by_dowhy("common cause", one, estimator, effect.value, draws, seed)
-    moved = abs(found.mean - effect.value)
-    rows.append(_row(
-        "random common cause", f"a random number was held fixed as well, {draws} times {images}",
-        f"the same estimate, {effect.value:+.3f}, within {unmoved:.3f}", found, "yes" if moved <= unmoved else "no",
+    moved, unmoved = abs(found.mean - effect.value), UNMOVED * effect.se
+    return _row(
+        "random common cause", done, f"the same estimate, {effect.value:+.3f}, within {unmoved:.3f}", found,
+        "yes" if moved <= unmoved else "no",
         {"yes": "the estimate does not hang on which irrelevant columns are in the model",
          "no": "an irrelevant column moves the estimate: the model is unstable"},
-    ))  # fmt: skip
+    )  # fmt: skip
 
+
+def _subset(
+    one: Question, estimator: Estimator, done: str, delta: float, alpha: float, draws: int, seed: int
+) -> dict[str, Any]:
+    effect = _estimated(estimator, one, seed)
     found = _by_dowhy("subset", one, estimator, effect.value, draws, seed)
     low, high = found.range
     steady = low * high > 0 or max(abs(low), abs(high)) <= delta
-    rows.append(_row(
-        "data subset", f"{SUBSET:.0%} of the patients, {draws} times {images}", f"about {effect.value:+.3f}, of one sign or small throughout",
-        found, "no" if found.p <= alpha else "yes" if steady else "undecided",
+    return _row(
+        "data subset", done, f"about {effect.value:+.3f}, of one sign or small throughout", found,
+        "no" if found.p <= alpha else "yes" if steady else "undecided",
         {"yes": "no few patients carry the estimate", "no": "the estimate hangs on few patients",
          "undecided": "subsets disagree on the sign: the estimate is too uncertain to refute"},
-    ))  # fmt: skip
-    rows += _negative_controls(graph, table, one, attribute, estimator, delta, alpha, seed)
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    )  # fmt: skip
+
+
+def _estimated(estimator: Estimator, question: Question, seed: int) -> Effect:
+    effect = estimator(question, seed).effects[0]
+    if not effect.n:
+        raise UnanswerableError("nobody, or one alone, at a level of the treatment, given what is held fixed")
+    return effect
 
 
 def unobserved_confounder(
@@ -171,9 +215,10 @@ def unobserved_confounder(
         nothing was measured to compare with, or a covariate is ``unequalled``; ``sentence``.
 
     Raises:
-        UnanswerableError: a score that never varies.
+        UnanswerableError: a score that never varies, or too few patients at a level among those drawn.
     """
     one = question.one_image_a_patient(most_patients, seed)
+    one.refuse_few(attribute)
     outcome = one.outcomes[:, 0]
     if np.ptp(outcome) == 0:
         raise UnanswerableError("the score is the same in every image")
@@ -233,6 +278,12 @@ def _row(name: str, done: str, should: str, found: _Draws, passes: str, meaning:
     return dict(zip(COLUMNS, (name, done, should, seen, found.mean, low, high, found.p, passes, sentence), strict=True))
 
 
+def _not_tried(name: str, done: str, why: str) -> dict[str, Any]:
+    """The row of a refuter that cannot be asked here."""
+    sentence = f"{name.capitalize()}, undecided: too few patients ({why})."
+    return dict(zip(COLUMNS, (name, done, "", "", *[np.nan] * 4, "undecided", sentence), strict=True))
+
+
 def _by_dowhy(kind: str, question: Question, estimator: Estimator, value: float, draws: int, seed: int) -> _Draws:
     """Let DoWhy change the data, and the estimator estimate."""
     held = [f"held{i}" for i in range(question.held.shape[1])]
@@ -287,7 +338,7 @@ class _Adapter:
             numbers[:, 0], self._question.continuous, {"held": numbers[:, 2:]} if held else {}, numbers[:, 1:2],
             self._question.patients[rows], self._question.rows[rows],
         )  # fmt: skip
-        value = self._estimator(question, self._seed).effects[0].value
+        value = _estimated(self._estimator, question, self._seed).value
         self._note(value)
         return _Value(value)
 
@@ -311,6 +362,7 @@ def _placebo_with_causes(
     others = [name for name in graph.labelled if name != attribute and name not in graph.descendants(attribute)]
     known = part[others].notna().all(axis=1).to_numpy() if others else np.ones(len(part), dtype=bool)
     question, part = question.only(known), part[known]
+    question.refuse_few(attribute)
     X = np.column_stack(
         [np.ones(len(part)), *(c for name in others for c in attribute_columns(graph, part, name).values())]
     )
@@ -339,25 +391,34 @@ def _negative_controls(
         if name not in (attribute, *held, *graph.descendants(attribute)) and graph.m_separated(attribute, name, held)
     ]  # fmt: skip
     part, effects = table.iloc[question.rows], []
+    unasked: dict[str, str] = {}
     for name in names:
-        for key, column in attribute_columns(graph, part, name, flexible=False).items():
-            known = ~np.isnan(column)
-            asked = replace(question, outcomes=column[:, None]).only(known)
-            if column[known].std() > 0:
-                # A number is centred and in standard deviations; a level is a risk difference.
-                effects.append((key.removesuffix("^1"), estimator(asked, seed).effects[0]))
-    effects = [(key, effect) for key, effect in effects if effect.n]
+        known = part[name].notna().to_numpy()  # in the columns of levels a missing one would look like the first
+        asked = question.only(known)
+        try:
+            asked.refuse_few(attribute)
+            for key, column in attribute_columns(graph, part[known], name, flexible=False).items():
+                if column.std() > 0:
+                    # A number is centred and in standard deviations; a level is a risk difference.
+                    effect = _estimated(estimator, replace(asked, outcomes=column[:, None]), seed)
+                    effects.append((name, key.removesuffix("^1"), effect))
+        except UnanswerableError as why:
+            unasked[name] = str(why)
     if not effects:
-        return []
+        reasons = "; ".join(f"{name}: {why}" for name, why in unasked.items())
+        done = f"the effect on {', '.join(unasked)} was to be estimated, which the graph says is none"
+        return [_not_tried("negative control outcomes", done, reasons)] if unasked else []
     level = alpha / len(effects)
-    worst, effect = max(effects, key=lambda pair: abs(pair[1].value) / pair[1].se)
-    tied = any(e.p_yes(NEAR_ZERO * delta) <= level for _, e in effects)
-    passes = "no" if tied else "yes" if all(e.p_no(delta) <= alpha for _, e in effects) else "undecided"
+    _, worst, effect = max(effects, key=lambda three: abs(three[2].value) / three[2].se)
+    tied = any(e.p_yes(NEAR_ZERO * delta) <= level for _, _, e in effects)
+    passes = "no" if tied else "yes" if all(e.p_no(delta) <= alpha for _, _, e in effects) else "undecided"
     low, high = effect.interval()
     meaning = {"yes": "the graph is right about what it says is unaffected",
                "no": f"{attribute} and {worst} are tied in a way that the graph denies; what ties them may confound the effect too",
                "undecided": f"an effect of {delta:g} on one of them is not excluded: too few patients"}  # fmt: skip
-    done = f"the effect on {', '.join(dict.fromkeys(names))} was estimated, which the graph says is none"
+    done = f"the effect on {', '.join(dict.fromkeys(name for name, _, _ in effects))} was estimated, which the graph says is none"
+    if unasked:
+        done += f" (of too few patients: {', '.join(unasked)})"
     should, seen = "no effect: about 0", f"at most {effect.value:+.3f} [{low:+.3f}, {high:+.3f}], on {worst}"
     verdict = {"yes": "passed", "no": "failed", "undecided": "undecided"}[passes]
     sentence = (

@@ -76,15 +76,18 @@ def observational_side(
     for rank, (name, concept) in enumerate(shown[["contrast", "concept"]].to_numpy()):
         contrast = by_name[name]
         held = graph.adjustment_set(contrast.attribute, reads.get(concept)) or frozenset()
+        about = {"contrast": name, "concept": concept}
         try:
             question = pose(graph, table, patients, scores[[concept]].to_numpy(dtype=float), contrast, held)
-            about = {"contrast": name, "concept": concept}
-            hidden.append({**about, **unobserved_confounder(question, contrast.attribute, alpha=alpha, seed=seed)})
-        except (
-            UnanswerableError
-        ):  # a score that never varies; or an estimator of the user's own answered where ours do not
+        except UnanswerableError as why:  # an estimator of the user's own answered where ours do not
+            hidden.append({**about, **_not_told(why)})
             continue
-        if rank < most_refuted:
+        try:
+            told = unobserved_confounder(question, contrast.attribute, alpha=alpha, seed=seed)
+        except UnanswerableError as why:
+            told = _not_told(why)
+        hidden.append({**about, **told})
+        if rank < most_refuted and np.ptp(question.outcomes) > 0:
             found = refutations(
                 graph,
                 table,
@@ -101,6 +104,10 @@ def observational_side(
         pd.concat(tried, ignore_index=True) if tried else pd.DataFrame(), pd.DataFrame(hidden),
         falsify_graph(graph, table, patients, alpha=alpha, seed=seed), max(0, len(shown) - most_refuted),
     )  # fmt: skip
+
+
+def _not_told(why: UnanswerableError) -> dict[str, str]:
+    return {"passes": "undecided", "sentence": f"How strong a hidden confounder would have to be is not known: {why}."}
 
 
 def _identification(

@@ -23,6 +23,7 @@ from causal_cxr.audits.effects import (
     g_computation,
     holm,
     paired_effect,
+    prediction_powered_effect,
 )
 
 
@@ -375,3 +376,33 @@ def test_no_is_not_proved_by_flips_that_so_few_patients_could_not_show(patients:
     for flips in range(3):
         effect = paired_effect((np.arange(patients) < flips).astype(float), np.arange(patients)).unsettled()
         assert effect.p_no(delta) >= stats.binom.cdf(flips, patients, delta) * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("images", [1, 20])
+def test_a_level_that_one_patient_alone_has_gives_no_effect(rng, images) -> None:
+    """His residual is 0 whatever he is like. The error would be that of the others' mean alone: 0.07 here where it is 1."""
+    patients = np.concatenate([np.full(images, 200), np.arange(200)])
+    alone = (patients == 200).astype(float)
+    design, low, high = (design_matrix(t, {}, False) for t in (alone, 0 * alone, 0 * alone + 1))
+    (effect,) = g_computation(rng.normal(size=(len(patients), 1)), patients, design, low, high, patients)
+    assert effect == NOTHING or (effect.n == 0 and math.isnan(effect.value))
+    with pytest.raises(ValueError, match="a level is in one patient's alone"):
+        prediction_powered_effect(rng.normal(size=len(patients)), alone, patients, design, low, high, patients)
+
+
+def test_two_patients_at_a_level_have_an_error_and_it_is_wide(rng) -> None:
+    t = (np.arange(200) < 2).astype(float)
+    design, low, high = (design_matrix(x, {}, False) for x in (t, 0 * t, 0 * t + 1))
+    found = g_computation(rng.normal(size=(200, 2000)), np.arange(200), design, low, high, np.arange(200))
+    covered = np.mean([low <= 0 <= high for low, high in (effect.interval() for effect in found)])
+    assert 0.93 < covered < 0.99
+
+
+def test_a_covariates_level_that_one_patient_alone_has_takes_no_effect_away(rng) -> None:
+    t, rare = np.tile([0.0, 1.0], 100), np.eye(200)[0]
+    score, everyone = rng.normal(size=(200, 1)), np.arange(200)
+    found = []
+    for covariates in ({}, {"rare": rare - rare.mean()}):
+        designs = (design_matrix(x, covariates, False) for x in (t, 0 * t, 0 * t + 1))
+        found += g_computation(score, everyone, *designs, everyone)
+    assert found[1].se == pytest.approx(found[0].se, rel=0.05)

@@ -5,7 +5,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from causal_cxr.audits.observational import Estimates, pose, refutations, regression
+from causal_cxr.audits.observational import (
+    Estimates,
+    UnanswerableError,
+    observational_side,
+    pose,
+    refutations,
+    regression,
+    unobserved_confounder,
+)
 from causal_cxr.graphs import Binary, CausalGraph, Continuous, Contrast
 
 AGE, SEX, VIEW = Continuous("age", "years", 0, 100), Binary("sex"), Binary("view", levels=("PA", "AP"))
@@ -92,6 +100,43 @@ def test_few_patients_refute_nothing_and_confirm_nothing(data, refute):
     assert "no" not in set(frame["passes"])
     assert frame.loc["negative control outcomes", "passes"] == "undecided"
     assert frame.loc["placebo with its causes", "passes"] == "undecided"
+
+
+REFUTERS = ("placebo treatment", "placebo with its causes", "random common cause", "data subset", "negative control outcomes")  # fmt: skip
+
+
+def test_a_level_that_the_draw_leaves_too_few_patients_is_told_and_refutes_nothing():
+    """Of 2,600 patients 11 are AP, enough to ask; of the 2,000 that are drawn 8."""
+    rng = np.random.default_rng(6)
+    view = np.where(rng.permutation(2600) < 11, "AP", "PA")
+    table = DENIED.coerce(
+        pd.DataFrame({"age": rng.uniform(20, 90, 2600), "sex": rng.integers(0, 2, 2600), "view": view})
+    )
+    scores = pd.DataFrame({"leads": rng.uniform(size=2600)})
+    side = observational_side(DENIED, table, np.arange(2600), scores, [TO_AP], most_refuted=1)
+    assert tuple(side.refutations["refuter"]) == REFUTERS
+    assert set(side.refutations["passes"]) == {"undecided"}
+    assert side.refutations["sentence"].str.contains("only 8 patients at the rarer level of view; 10 are needed").all()
+    question = pose(DENIED, table, np.arange(2600), scores.to_numpy(), TO_AP, frozenset())
+    with pytest.raises(UnanswerableError, match="only 2 patients"):
+        unobserved_confounder(question, "view", most_patients=500)
+    counts = [question.one_image_a_patient(2000, seed).treatment.sum() for seed in range(5)]
+    assert counts == [8] * 5  # never fewer by chance
+
+
+def test_what_is_only_recorded_at_one_level_of_the_treatment_is_no_control_and_no_cause():
+    rng = np.random.default_rng(7)
+    graph = CausalGraph([VIEW, SEX])
+    ap = rng.integers(0, 2, 400)
+    sex = np.where(ap == 1, rng.integers(0, 2, 400).astype(float), np.nan)
+    table = graph.coerce(pd.DataFrame({"view": np.where(ap, "AP", "PA"), "sex": sex}))
+    question = pose(graph, table, np.arange(400), rng.uniform(size=(400, 1)), TO_AP, frozenset())
+    rows = refutations(graph, table, question, "view").set_index("refuter")
+    for name in ("placebo with its causes", "negative control outcomes"):
+        assert rows.loc[name, "passes"] == "undecided"
+        assert "too few patients" in rows.loc[name, "sentence"]
+    assert "sex" in rows.loc["negative control outcomes", "sentence"]
+    assert rows.loc["placebo treatment", "passes"] == "yes"
 
 
 def test_every_row_says_what_was_done_seen_and_meant(right):
