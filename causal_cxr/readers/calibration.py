@@ -30,14 +30,24 @@ class Platt:
     kind: ClassVar[str] = "platt"
 
     @classmethod
-    def fit(cls, margins: np.ndarray, present: np.ndarray, weights: np.ndarray | None = None) -> "Platt":
-        """Logistic regression of ``(n,)`` 0/1 on ``(n,)`` margins; a slope below 0 becomes 0, at the prevalence."""
+    def fit(cls, margins: np.ndarray, present: np.ndarray, weights: np.ndarray) -> "Platt":
+        """Logistic regression of ``(n,)`` 0/1 on ``(n,)`` margins, ``(n,)`` weights; with Platt's targets, which are never quite
+        certain: ``(p + 1) / (p + 2)`` of the present and ``1 / (q + 2)`` of the absent, where these weigh ``p`` and ``q``.
+        """
         from sklearn.linear_model import LogisticRegression
 
-        found = LogisticRegression(C=1e4).fit(margins[:, None], present, sample_weight=weights)
-        if found.coef_[0, 0] <= 0:
-            return cls(0.0, float(logit(np.average(present, weights=weights))))
-        return cls(float(found.coef_[0, 0]), float(found.intercept_[0]))
+        p, q = weights @ present, weights @ (1 - present)
+        target = np.where(present == 1, (p + 1) / (p + 2), 1 / (q + 2))
+        # In units of their spread, else the search stops early where margins are small. The targets keep the slope finite.
+        middle, spread = np.average(margins, weights=weights), margins.std()
+        twice = np.tile((margins - middle) / spread, 2)[:, None]
+        found = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(
+            twice,
+            np.repeat([1, 0], len(margins)),
+            sample_weight=np.concatenate([weights * target, weights * (1 - target)]),
+        )
+        slope = float(found.coef_[0, 0] / spread)
+        return cls(slope, float(found.intercept_[0] - slope * middle))
 
     @property
     def affine(self) -> tuple[float, float]:
@@ -54,8 +64,8 @@ class Temperature:
     bounds: ClassVar[tuple[float, float]] = (1e-3, 1e3)
 
     @classmethod
-    def fit(cls, margins: np.ndarray, present: np.ndarray, weights: np.ndarray | None = None) -> "Temperature":
-        """The temperature of least log loss over ``(n,)`` margins and ``(n,)`` 0/1, within :attr:`bounds`."""
+    def fit(cls, margins: np.ndarray, present: np.ndarray, weights: np.ndarray) -> "Temperature":
+        """The temperature of least log loss over ``(n,)`` margins, 0/1 and weights, within :attr:`bounds`."""
         from scipy.optimize import minimize_scalar
 
         def loss(log_inverse: float) -> float:
@@ -82,7 +92,7 @@ class Isotonic:
 
     Attributes:
         margins: rising; beyond them the end scores hold.
-        scores: at these margins; never nearer to 0 or 1 than ``1 / (n + 2)``, which is all that n labels can say.
+        scores: at these margins; never nearer to 0 or 1 than ``1 / (n + 2)``, which is all that labels of n patients can say.
     """
 
     margins: tuple[float, ...]
@@ -90,11 +100,11 @@ class Isotonic:
     kind: ClassVar[str] = "isotonic"
 
     @classmethod
-    def fit(cls, margins: np.ndarray, present: np.ndarray, weights: np.ndarray | None = None) -> "Isotonic":
-        """Of ``(n,)`` 0/1 on ``(n,)`` margins."""
+    def fit(cls, margins: np.ndarray, present: np.ndarray, weights: np.ndarray) -> "Isotonic":
+        """Of ``(n,)`` 0/1 on ``(n,)`` margins, with ``(n,)`` weights."""
         from sklearn.isotonic import IsotonicRegression
 
-        least = 1 / (len(margins) + 2)
+        least = float(1 / (weights.sum() + 2))
         found = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")
         found.fit(margins.astype(np.float64), present.astype(np.float64), sample_weight=weights)
         return cls(tuple(map(float, found.X_thresholds_)), tuple(map(float, found.y_thresholds_)))
@@ -171,10 +181,13 @@ class Calibration:
                 what = f"{len(y)} labelled images, all {'present' if y[0] else 'absent'}" if len(y) else "no labels"
                 remarks[name] = f"not calibrated: {what}"
                 continue
-            maps[name] = KINDS[method].fit(x, y, None if ids is None else _a_patient_once(ids[known]))
             used |= known
-            if np.cov(x, y)[0, 1] <= 0:
-                remarks[name] = "reads the wrong way round on the labelled patients: the score says little or nothing"
+            weights = np.ones(len(y)) if ids is None else _a_patient_once(ids[known])
+            if np.cov(x, y, aweights=weights)[0, 1] > 0:  # as the slope of a logistic regression is then
+                maps[name] = KINDS[method].fit(x, y, weights)
+            else:
+                maps[name] = Platt(0.0, float(logit(np.average(y, weights=weights))))
+                remarks[name] = "reads the wrong way round on the labelled patients: the score is the prevalence"
         if remarks:
             shown = "; ".join(f"{name} ({why})" for name, why in remarks.items())
             warnings.warn(f"Calibration: {shown}.", stacklevel=2)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import expit, logit
+from sklearn.calibration import _SigmoidCalibration
 from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
 
 from causal_cxr.readers import Calibration
 from causal_cxr.readers.calibration import KINDS, Isotonic, Platt, Temperature
@@ -28,12 +28,29 @@ def fit(method, margins, truth, **options):
     return Calibration.fit(method, margins[:, None], truth[:, None], ["wire"], **options)
 
 
-def test_platt_scaling_is_logistic_regression_and_finds_the_log_odds():
+def test_platt_scaling_is_scikit_learns_and_finds_the_log_odds():
     margins, truth = labelled()
-    reference = LogisticRegression(C=1e4).fit(margins[:, None], truth)
     found = fit("platt", margins, truth).maps["wire"]
-    np.testing.assert_allclose((found.slope, found.intercept), (reference.coef_[0, 0], reference.intercept_[0]))
     np.testing.assert_allclose((found.slope, found.intercept), (2, -1), atol=0.2)
+    patient = np.repeat(np.arange(1_000), 4)
+    weighted = fit("platt", margins, truth, patients=patient.astype(str)).maps["wire"]
+    for one, weights in ((found, None), (weighted, np.full(4_000, 0.25))):
+        reference = _SigmoidCalibration().fit(margins, truth, weights)
+        np.testing.assert_allclose((one.slope, one.intercept), (-reference.a_, -reference.b_), rtol=1e-4)
+
+
+def test_ten_labels_that_separate_prove_nothing_for_certain():
+    """The likelihood is greatest where scores and Platt's targets, 6 / 7 and 1 / 7, have the same moments."""
+    margins = np.concatenate([-np.linspace(0.1, 1, 5), np.linspace(0.1, 1, 5)])
+    truth = np.repeat([0.0, 1.0], 5)
+    calibration = fit("platt", margins, truth)
+    scores = calibration(torch.as_tensor(margins)[:, None], ["wire"])[:, 0].numpy()
+    target = np.where(truth == 1, 6 / 7, 1 / 7)
+    assert scores.sum() == pytest.approx(target.sum(), abs=1e-5)
+    assert scores @ margins == pytest.approx(target @ margins, abs=1e-5)
+    for unit in (1e-4, 1e4):  # margins have no unit of their own
+        other = fit("platt", unit * margins, truth).maps["wire"]
+        assert other.slope * unit == pytest.approx(calibration.maps["wire"].slope, rel=1e-4)
 
 
 def test_the_temperature_is_that_of_least_log_loss():
@@ -92,6 +109,32 @@ def test_a_reader_that_is_wrong_more_often_than_not_is_not_turned_round_and_that
     assert calibration.maps["wire"] == Platt(0.0, logit(truth.mean()))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_what_reads_the_wrong_way_says_the_prevalence_of_patients_whatever_the_method(method):
+    margins, truth = labelled(n=300, slope=-1.0, intercept=-2.0)
+    patients = [f"p{i}" for i in range(300)]
+    with pytest.warns(
+        UserWarning, match="reads the wrong way round on the labelled patients: the score is the prevalence"
+    ):
+        alone = fit(method, margins, truth, patients=patients)
+    np.testing.assert_allclose(alone(torch.tensor([[-3.0], [3.0]]), ["wire"]), truth.mean(), rtol=1e-6)
+    # One more patient of many images that are read the right way makes all images agree, and the patients no more than before.
+    margins, truth = np.append(margins, np.repeat([3.0, -3.0], 300)), np.append(truth, np.repeat([1.0, 0.0], 300))
+    assert np.cov(margins, truth)[0, 1] > 0
+    with pytest.warns(UserWarning, match="reads the wrong way round"):
+        found = fit(method, margins, truth, patients=[*patients, *["one"] * 600])
+    np.testing.assert_allclose(
+        found(torch.tensor([[-3.0], [3.0]]), ["wire"]), (truth[:300].sum() + 0.5) / 301, rtol=1e-6
+    )
+
+
+def test_isotonic_scores_are_no_surer_than_the_number_of_patients():
+    truth = np.repeat([0.0, 1.0], 100)
+    margins = 2 * truth - 1 + np.random.default_rng(0).normal(0, 0.01, 200)
+    steps = fit("isotonic", margins, truth, patients=[f"p{i // 20}" for i in range(200)]).maps["wire"]
+    assert (steps.scores[0], steps.scores[-1]) == pytest.approx((1 / 12, 11 / 12))
+
+
 def test_missing_labels_are_skipped_and_a_concept_of_one_kind_is_left_as_it_is_and_named():
     margins, truth = labelled(n=400)
     table = np.column_stack([truth, np.zeros(400), np.full(400, np.nan)])
@@ -99,7 +142,7 @@ def test_missing_labels_are_skipped_and_a_concept_of_one_kind_is_left_as_it_is_a
     names = ["wire", "tube", "clip"]
     with pytest.warns(UserWarning, match=r"tube \(not calibrated: 400 labelled images, all absent\); clip .*no labels"):
         calibration = Calibration.fit("platt", np.column_stack([margins] * 3), table, names)
-    assert calibration.maps == {"wire": Platt.fit(margins[:200], truth[:200])}
+    assert calibration.maps == {"wire": Platt.fit(margins[:200], truth[:200], np.ones(200))}
     assert set(calibration.remarks) == {"tube", "clip"}
     scores = calibration(torch.as_tensor(np.column_stack([margins] * 3)), names).numpy()
     np.testing.assert_allclose(scores[:, 1], expit(margins))

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import percentileofscore
-from sklearn.linear_model import LogisticRegression
+from sklearn.calibration import _SigmoidCalibration
 from sklearn.metrics import roc_auc_score
 
 from causal_cxr.data.phantom import Phantom, World
@@ -98,11 +98,11 @@ def test_it_names_the_patients_of_its_reference(reader, phantom):
 
 def test_a_calibrated_measure_reads_a_concept_as_scikit_learn_would(reader, phantom):
     rows = np.arange(80, 160)
-    margins = reader.margins(phantom.images(rows))[:, 3].numpy()
+    margins = reader.margins(phantom.images(rows))[:, 3].numpy().astype(float)
     truth = (margins + np.random.default_rng(0).normal(0, 2, 80) > 0).astype(float)
     calibrated = reader.calibrated(phantom, rows, truth[:, None], BORDER)
-    fitted = LogisticRegression(C=1e4).fit(margins[:, None], truth)
-    expected = fitted.predict_proba(margins[:, None])[:, 1]
+    group = np.unique(phantom.patients[rows], return_inverse=True)[1]
+    expected = _SigmoidCalibration().fit(margins, truth, 1 / np.bincount(group)[group]).predict(margins)
     scores = calibrated.read(phantom.images(rows))[:, 0].numpy()
     np.testing.assert_allclose(scores, expected, atol=1e-3)
     assert roc_auc_score(truth, scores) == pytest.approx(roc_auc_score(truth, margins))
