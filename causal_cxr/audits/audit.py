@@ -25,6 +25,7 @@ from causal_cxr.audits.observational.study import observational_side
 from causal_cxr.audits.plans import plan
 from causal_cxr.audits.report import ComponentPicture, GalleryItem, Report
 from causal_cxr.audits.robustness import robustness
+from causal_cxr.audits.scales import Scale
 from causal_cxr.audits.store import FACTUAL, load_composition, load_gallery, load_ledger, load_looks, load_measurements
 from causal_cxr.audits.table_search import TableSearch, refuse_unsearchable, search_and_fuse
 from causal_cxr.audits.trials import DEFAULT, Trials, trial_settings
@@ -297,6 +298,14 @@ class Audit:
             **(provenance or {}),
         }  # fmt: skip
         seen = Unedited.of_audit(dataset, measurements, edges, self.readers)
+        scales = {
+            (contrast.name, concept): Scale.of(
+                quality[reader], concept, contrast, self.graph.attributes[contrast.attribute],
+                float(seen.scores[concept].mean()), self.smallest_effect,
+            )
+            for contrast in self.interventions
+            for concept, reader in seen.readers.items()
+        }  # fmt: skip
         report = Report(
             graph=self.graph, edges=edges, second_readings=analysis.second_readings,
             falsification=analysis.falsification, effectiveness=analysis.effectiveness, leak=analysis.leak,
@@ -305,7 +314,7 @@ class Audit:
             provenance=record, pictures=pictures,
             observational=observational_side(
                 self.graph, seen.table, seen.patients.to_numpy(), seen.scores, self.interventions, reads=seen.reads,
-                delta=self.smallest_effect, alpha=self.alpha, seed=seed,
+                scales=scales, delta=self.smallest_effect, alpha=self.alpha, seed=seed,
             ) if self.observational else None,
             fused=None if self.discovery is None else search_and_fuse(
                 self.graph, seen, edges, self.discovery, alpha=self.alpha, seed=seed

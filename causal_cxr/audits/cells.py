@@ -15,9 +15,9 @@ from causal_cxr.audits.effects import (
     minimum_detectable_effect,
     paired_effect,
 )
-from causal_cxr.audits.following import NOT_KNOWN, Following, following
 from causal_cxr.audits.gates import Gate
 from causal_cxr.audits.obedience import Obedience
+from causal_cxr.audits.scales import Scale
 from causal_cxr.graphs import CausalGraph, Contrast
 from causal_cxr.graphs.identification import selected_effects
 from causal_cxr.readers.concepts import Concept
@@ -26,7 +26,6 @@ from causal_cxr.readers.quality import ReaderQuality
 SIDES = ("editor", "adjusted", "marginal")
 DATA = ("adjusted", "marginal")  #: sides of unedited images: of labels, where there are some
 BLIND_SLOPE = 0.3  #: a reader whose slope may lie below this cannot say "no"
-RARE = 0.2  #: below this prevalence delta is half the prevalence
 EDITED = ("editor", "direct")  #: sides of edits, which may do less than they are asked
 FOLLOWS = "reader follows"
 NO_EDITS = "no edits"
@@ -42,11 +41,18 @@ def cell(
 ) -> dict[str, Any]:  # fmt: skip
     column = f"{reader}/{concept.name}"
     q: Any = quality.concepts.loc[concept.name]
-    slope, slope_se, slope_low = (float(q[key]) for key in ("slope", "slope_se", "slope_low"))
-    readable = slope_low > 0
+    slope, slope_low = float(q["slope"]), float(q["slope_low"])
+    scale = Scale.of(
+        quality,
+        concept.name,
+        contrast,
+        graph.attributes[contrast.attribute],
+        float(factual[column].mean()),
+        smallest_effect,
+    )
+    readable, prevalence, delta = scale.readable, scale.prevalence, scale.delta
+    shift, inseparable, follows = scale.following
     blind = not slope_low >= BLIND_SLOPE
-    prevalence = quality.prevalence(concept.name, float(factual[column].mean()))
-    delta = smallest_effect if not prevalence < RARE else max(prevalence / 2, 0.01)
 
     def of(kind: str, orientation: int | None = None) -> Effect:
         frame = paired[kind]
@@ -56,18 +62,11 @@ def cell(
             frame = frame[frame["orientation"] == orientation]
         return paired_effect(frame[column].to_numpy(), frame["patient"].to_numpy())
 
-    shift, inseparable, follows = (
-        following(quality, concept.name, contrast, graph.attributes[contrast.attribute], delta)
-        if readable
-        else Following(NOT_KNOWN, False, False)
-    )
     shows = contrast.attribute in graph.image_parents
     raw = {"editor": of("total"), "adjusted": seen.adjusted, "marginal": seen.marginal, "direct": of("direct"),
            "up": of("total", 1), "down": of("total", -1)}  # fmt: skip
     by_label = DATA if seen.labelled else ()  # on the concept's own scale: what a reader gets wrong is in them no more
-    read = {side: e.less(shift.value, shift.se) for side, e in raw.items() if side not in by_label}
-    effects = {side: e.scaled(slope, slope_se) if readable else e for side, e in read.items()}
-    effects = {side: effects.get(side, e).unsettled() for side, e in raw.items()}
+    effects = {side: (e if side in by_label else scale.effect(e)).unsettled() for side, e in raw.items()}
     row: dict[str, Any] = {
         "editor": editor, "attribute": contrast.attribute, "contrast": contrast.name, "concept": concept.name,
         "reader": reader, "control": concept.control, "delta": delta, "slope": slope, "slope_low": slope_low,
@@ -95,8 +94,7 @@ def cell(
     if asked is None:
         row |= dict.fromkeys(("rejected", "bound_low", "bound_high", "bound_low_95", "bound_high_95"), np.nan)
     else:
-        bounds = (b.less(shift.value, shift.se) for b in edit_bounds(asked, column))  # as the effect that they bound
-        least, most = (b.scaled(slope, slope_se) if readable else b for b in bounds)
+        least, most = (scale.effect(bound) for bound in edit_bounds(asked, column))
         row |= {"rejected": 1 - float((asked["accepted"] & asked["accepted@null"]).mean()),
                 "bound_low": least.value, "bound_high": most.value,
                 "bound_low_95": least.interval()[0], "bound_high_95": most.interval()[1]}  # fmt: skip

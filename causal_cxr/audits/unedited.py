@@ -1,7 +1,7 @@
 """What is known of the unedited images: their table, and their scores by the best reader of each concept."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -18,12 +18,14 @@ class Unedited:
         patients: ``(n,)`` ids.
         scores: ``n`` rows, a column a concept, in [0, 1].
         reads: concept of ``scores`` -> the labelled attribute that it reads; the others are candidate hidden attributes.
+        readers: concept of ``scores`` -> the name of the reader whose scores they are, where it is one of an audit's.
     """
 
     table: pd.DataFrame
     patients: pd.Series
     scores: pd.DataFrame
     reads: dict[str, str]
+    readers: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_audit(
@@ -48,4 +50,5 @@ class Unedited:
             factual["patient"].reset_index(drop=True),
             pd.DataFrame(scores, index=range(len(factual))),
             {name: shown[name] for name in scores if name in shown},
+            {str(concept): str(reader) for concept, reader in best.items()},
         )

@@ -14,6 +14,7 @@ import pytest
 from audits.fakes import GRAPH, CornerDataset, CornerEditor, CornerReader
 
 from causal_cxr.audits import Anytime, Audit, ManifestMismatch, Report, Trials
+from causal_cxr.audits.observational import study
 from causal_cxr.editors import Edit
 from causal_cxr.graphs import default_contrasts
 
@@ -275,3 +276,16 @@ def test_nobody_is_edited_twice_before_everybody_is_once():
     assert set(drawn(150)) < set(drawn(260)), "more images are more patients, not others"
     first = np.isin(drawn(200), np.flatnonzero(~pd.Series(patients).duplicated()))
     assert 60 < first.sum() < 140, "which image of a patient is by chance"
+
+
+def test_unedited_images_tell_the_same_number_beside_the_verdict_and_in_their_own_section(monkeypatch):
+    monkeypatch.setattr(
+        study, "refutations", lambda *_, **__: pd.DataFrame({"refuter": []})
+    )  # slow, and not asked here
+    found = Audit(GRAPH, [CornerReader()], trials=None, observational=True).run(CornerEditor(), CornerDataset(300))
+    estimates = found.observational.estimates.query("estimator == 'regression' and estimand == 'backdoor'")
+    pairs = found.edges.merge(estimates, on=["contrast", "concept"])
+    assert set(pairs["concept"]) == {"leads", "control"}
+    assert set(pairs["scale"]) == {"concept"}
+    np.testing.assert_allclose(pairs["effect"], pairs["adjusted_effect"], atol=1e-9)
+    np.testing.assert_allclose(pairs["se"], pairs["adjusted_se"], rtol=1e-9)

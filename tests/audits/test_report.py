@@ -557,6 +557,7 @@ def test_the_page_sets_estimators_side_by_side_and_says_what_did_not_pass_first(
     assert all(f"<td>{estimator}" in text for estimator in ("regression", "ipw", "doubly robust"))
     assert f"{(side.refutations['passes'] == 'yes').sum()} more passed" in text
     assert EVIL not in text
+    assert " in scores<td" in text, "nobody gave these scores' slope"
 
 
 def with_fusion(report: Report, search: TableSearch, leads: str = "leads", **changes: object) -> Report:

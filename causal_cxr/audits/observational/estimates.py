@@ -10,12 +10,13 @@ from causal_cxr.audits.falsification import attribute_columns
 from causal_cxr.audits.observational.backdoor import BACKDOOR, DEFAULT, Estimates, Estimator, regression
 from causal_cxr.audits.observational.pathways import front_door, instrumental
 from causal_cxr.audits.observational.question import UnanswerableError, pose, several_levels
+from causal_cxr.audits.scales import Scale
 from causal_cxr.graphs import CausalGraph, Contrast
 from causal_cxr.graphs.identification import Estimand, identify
 
 COLUMNS = (
     "contrast", "attribute", "concept", "estimand", "variables", "estimator", "effect", "se", "low", "high", "dof", "n",
-    "patients", "ess", "truncated", "reason",
+    "patients", "ess", "truncated", "scale", "reason",
 )  # fmt: skip
 
 
@@ -27,6 +28,7 @@ def estimate(
     contrasts: Iterable[Contrast],
     *,
     reads: Mapping[str, str] | None = None,
+    scales: Mapping[tuple[str, str], Scale] | None = None,
     estimators: Sequence[str] | Mapping[str, Estimator] = DEFAULT,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -43,6 +45,8 @@ def estimate(
         contrasts: on labelled attributes.
         reads: column of ``scores`` -> the labelled attribute that it reads or is; columns left out are concepts outside the
             graph. A contrast on that very attribute is left out.
+        scales: (name of a contrast, column of ``scores``) -> what turns an effect on the scores into one on the concept
+            (:class:`causal_cxr.audits.scales.Scale`); without one an effect is told as it is on the scores.
         estimators: names in :data:`~causal_cxr.audits.observational.BACKDOOR`, or name -> your own function of a
             question and a seed. They apply to the back door; front door and instrument have one estimator each.
         seed: given to estimators.
@@ -50,7 +54,7 @@ def estimate(
     Returns:
         One row a contrast x concept x estimand x estimator: ``effect`` (oriented a1 - a0) with its patient-clustered ``se``,
         95% interval (``low``, ``high``) and ``dof``; ``n`` images and ``patients`` used; ``ess`` and ``truncated``
-        (see :class:`Estimates`); ``reason``: why there is no number, empty if there is one. ``estimand``: ``backdoor``,
+        (see :class:`Estimates`); ``scale``: ``concept``, or ``scores`` where the reader's slope is not known; ``reason``: why there is no number, empty if there is one. ``estimand``: ``backdoor``,
         ``backdoor (minimal)`` and ``backdoor (maximal)`` (other sets than the chosen one, by regression only), ``frontdoor``,
         ``iv``, or empty where nothing identifies the effect.
 
@@ -62,7 +66,7 @@ def estimate(
         raise ValueError(
             f"table, patients and scores have {len(table)}, {len(patients)} and {len(scores)} rows; give one each an image."
         )
-    chosen, reads, table = _named(estimators), dict(reads or {}), graph.coerce(table)
+    chosen, reads, table, scales = _named(estimators), dict(reads or {}), graph.coerce(table), scales or {}
     unknown = [column for column in reads if column not in scores.columns]
     if unknown:
         raise ValueError(f"reads names {unknown}; the scores are {list(scores.columns)}.")
@@ -87,7 +91,7 @@ def estimate(
                     continue
                 rows += [
                     _row(contrast, c, kind, said, name, effect, "" if effect.n else "too few patients",
-                         found.ess, found.truncated)
+                         found.ess, found.truncated, scales.get((contrast.name, c)))
                     for c, effect in zip(columns, found.effects, strict=True)
                 ]  # fmt: skip
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -143,11 +147,13 @@ def _answer(
 
 def _row(
     contrast: Contrast, concept: str, estimand: str, variables: str, estimator: str, effect: Effect | None, reason: str,
-    ess: float = np.nan, truncated: float = np.nan,
+    ess: float = np.nan, truncated: float = np.nan, scale: Scale | None = None,
 ) -> list:  # fmt: skip
     head = [contrast.name, contrast.attribute, concept, estimand, variables, estimator]
     if effect is None or not effect.n:
-        return [*head, *[np.nan] * 5, 0, 0, np.nan, np.nan, reason]
+        return [*head, *[np.nan] * 5, 0, 0, np.nan, np.nan, "", reason]
+    readable = scale is not None and scale.readable
+    effect = effect if scale is None else scale.effect(effect)
     return [
         *head,
         effect.value,
@@ -158,5 +164,6 @@ def _row(
         effect.patients,
         ess,
         truncated,
+        "concept" if readable else "scores",
         reason,
     ]

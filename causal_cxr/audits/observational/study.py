@@ -1,7 +1,7 @@
 """The observational side of an audit: what unedited images alone say, and how far that may be believed."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from causal_cxr.audits.observational.backdoor import BACKDOOR, DEFAULT, Estimato
 from causal_cxr.audits.observational.estimates import estimate
 from causal_cxr.audits.observational.question import UnanswerableError, pose
 from causal_cxr.audits.observational.refute import refutations, unobserved_confounder
+from causal_cxr.audits.scales import Scale
 from causal_cxr.graphs import CausalGraph, Contrast
 from causal_cxr.graphs.identification import identify
 
@@ -46,6 +47,7 @@ def observational_side(
     contrasts: Iterable[Contrast],
     *,
     reads: Mapping[str, str] | None = None,
+    scales: Mapping[tuple[str, str], Scale] | None = None,
     estimators: Sequence[str] | Mapping[str, Estimator] = DEFAULT,
     delta: float = 0.10,
     alpha: float = 0.05,
@@ -55,8 +57,9 @@ def observational_side(
     """Identification, estimates, refutations, sensitivity and the test of the graph, from unedited images.
 
     Args:
-        graph, table, patients, scores, contrasts, reads, estimators: as in :func:`estimate`.
-        delta: smallest effect that matters.
+        graph, table, patients, scores, contrasts, reads, scales, estimators: as in :func:`estimate`. Refuters and sensitivity
+            speak of the same scale, and take slope and shift for known.
+        delta: smallest effect that matters, of what has no scale with a delta of its own.
         alpha: of every test.
         most_refuted: refuters (a few seconds a pair) are tried on so many pairs of contrast and concept, the largest
             effects in standard errors first; sensitivity is told of all.
@@ -65,9 +68,11 @@ def observational_side(
     Raises:
         ValueError: as :func:`estimate`.
     """
-    contrasts, reads = tuple(contrasts), dict(reads or {})
+    contrasts, reads, scales = tuple(contrasts), dict(reads or {}), scales or {}
     table = graph.coerce(table)
-    estimates = estimate(graph, table, patients, scores, contrasts, reads=reads, estimators=estimators, seed=seed)
+    estimates = estimate(
+        graph, table, patients, scores, contrasts, reads=reads, scales=scales, estimators=estimators, seed=seed
+    )
     by_name = {contrast.name: contrast for contrast in contrasts}
     shown = estimates[(estimates["estimand"] == "backdoor") & (estimates["n"] > 0)]
     shown = shown.assign(size=(shown["effect"] / shown["se"]).abs()).drop_duplicates(["contrast", "concept"])
@@ -82,6 +87,10 @@ def observational_side(
         except UnanswerableError as why:  # an estimator of the user's own answered where ours do not
             hidden.append({**about, **_not_told(why)})
             continue
+        scale, matters = scales.get((name, concept)), delta
+        if scale is not None:
+            question = replace(question, outcomes=scale.outcomes(question.outcomes, question.treatment))
+            matters = scale.delta if scale.readable else delta
         try:
             told = unobserved_confounder(question, contrast.attribute, alpha=alpha, seed=seed)
         except UnanswerableError as why:
@@ -94,7 +103,7 @@ def observational_side(
                 question,
                 contrast.attribute,
                 estimator=BACKDOOR["regression"],
-                delta=delta,
+                delta=matters,
                 alpha=alpha,
                 seed=seed,
             )

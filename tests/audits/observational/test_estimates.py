@@ -3,10 +3,13 @@ import pandas as pd
 import pytest
 
 from causal_cxr.audits.effects.doubly_robust import cross_fitted_effect
+from causal_cxr.audits.following import Following
 from causal_cxr.audits.observational import Estimates, estimate, observational_side
+from causal_cxr.audits.scales import Scale
 from causal_cxr.data.phantom.truth import truth_of
 from causal_cxr.data.phantom.world import World
 from causal_cxr.graphs import Binary, Categorical, CausalGraph, Contrast, default_contrasts
+from causal_cxr.readers.quality import Shift
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +142,25 @@ def test_the_side_of_an_audit_has_every_frame(portable):
     assert side.graph_test.verdict != "falsified"
     roles = side.identification.set_index("variables")["role"]
     assert roles["age, effusion"] == "chosen, minimal"
+
+
+def test_on_the_concepts_scale_all_of_it_is_what_the_concept_itself_gives(portable):
+    """A reader with slope 0.5 that sees 0.1 of the view: its scores, scaled, tell what the concept itself tells."""
+    world, table, patients, shown, to_ap = portable
+    part = slice(0, 900)
+    u, ap = shown[part][["ecg_leads"]].astype(float), (table[part]["view"] == "AP").to_numpy(dtype=float)
+    scores = 0.2 + 0.5 * u + 0.1 * ap[:, None]
+    scale = Scale(0.5, 0.05, True, Following(Shift(0.1, 0.02, True), False, False), 0.5, 0.1)
+
+    def side(frame, scales):
+        return observational_side(
+            world.declared, table[part], patients[part], frame, [to_ap], scales=scales, most_refuted=0
+        )
+
+    read, itself = side(scores, {(to_ap.name, "ecg_leads"): scale}), side(u, {})
+    assert set(read.estimates["scale"]) == {"concept"}
+    assert set(itself.estimates["scale"]) == {"scores"}  # nobody said that they are more
+    np.testing.assert_allclose(read.estimates["effect"], itself.estimates["effect"], atol=1e-9)
+    expected = np.hypot(np.hypot(itself.estimates["se"], 0.02 / 0.5), itself.estimates["effect"] * 0.05 / 0.5)
+    np.testing.assert_allclose(read.estimates["se"], expected, rtol=1e-9)
+    pd.testing.assert_frame_equal(read.sensitivity, itself.sensitivity, rtol=1e-7, atol=1e-9)
