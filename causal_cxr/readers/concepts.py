@@ -72,10 +72,21 @@ class Concept:
             raise ValueError(f"Concept {self.name!r} reads {self.attribute!r}: give either level=... or above=....")
 
     def truth(self, table: pd.DataFrame) -> np.ndarray:
-        """``(n,)`` 1.0 present, 0.0 absent, NaN unknown, from the column that this concept is about."""
+        """``(n,)`` 1.0 present, 0.0 absent, NaN unknown, from the column that this concept is about.
+
+        Raises:
+            ValueError: the column has no such level, so that every image would count as absent.
+        """
         column = table[self.attribute or self.name]
         if self.attribute is None:
             return column.to_numpy(dtype=float)
+        if self.level is not None and isinstance(column.dtype, pd.CategoricalDtype):
+            levels = column.cat.categories
+            if self.level not in levels:
+                raise ValueError(
+                    f"Concept {self.name!r} reads {self.attribute!r} at the level {self.level!r}, which it has not; it has "
+                    f"{levels.tolist()}. Write level= as the graph does."
+                )
         values = column > self.above if self.above is not None else column == self.level
         return np.where(column.isna(), np.nan, values.astype(float))
 

@@ -303,6 +303,7 @@ def test_the_state_of_another_fit_is_refused(fit, tmp_path):
         ({"lora": 0}, "rank of 1 or more"),
         ({"held_out": HeldOut(np.arange(4))}, "patients are both fitted on and held out"),
         ({"held_out": HeldOut(LATER, np.zeros((3, 3)))}, r"held_out.truth is \(3, 3\)"),
+        ({"held_out": HeldOut(LATER, np.full((len(LATER), 3), -1.0))}, "labels that are neither 0 nor 1, e.g. -1"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(fit, options, message):
@@ -322,3 +323,12 @@ def test_a_dataset_without_texts_is_refused(reader, phantom):
 
     with pytest.raises(ValueError, match="None of the rows has a text"):
         finetune_clip(reader, Empty(), np.arange(3), steps=1)
+
+
+def test_patients_that_the_reader_saw_before_are_not_held_out(fit, reader, phantom):
+    before = reader.using(fitted_on=frozenset(phantom.patients[LATER[:2]]))
+    with pytest.raises(ValueError, match=r"was fitted on . of the .* patients of these rows"):
+        fit(start=before, held_out=HeldOut(LATER))
+    assert len(fit(start=before, steps=1).curves) == 0  # nothing is judged, nothing refused
+    with pytest.warns(RuntimeWarning, match="not known on which patients the reader"):
+        fit(start=reader.using(fitted_on=None), steps=1, held_out=HeldOut(LATER))

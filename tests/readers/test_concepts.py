@@ -62,6 +62,18 @@ def test_a_concept_of_an_attribute_says_by_level_or_by_threshold(how):
         Concept("old", ("old",), ("young",), attribute="age", **how)
 
 
+@pytest.mark.parametrize(("levels", "level"), [(["PA", "AP"], "ap"), ([0, 1], "1")])
+def test_a_level_that_the_attribute_has_not_is_named_and_counts_no_image_as_absent(levels, level):
+    table = pd.DataFrame({"view": pd.Categorical(levels * 2, categories=levels)})
+    concept = Concept("frontal", ("a",), ("b",), attribute="view", level=level)
+    with pytest.raises(
+        ValueError, match=rf"reads 'view' at the level '{level}', which it has not; it has \[.*Write level="
+    ):
+        concept.truth(table)
+    found = Concept("frontal", ("a",), ("b",), attribute="view", level=levels[1]).truth(table)
+    assert found.tolist() == [0, 1, 0, 1]
+
+
 def test_truth_comes_from_the_column_that_the_concept_is_about_and_missing_stays_missing():
     table = pd.DataFrame({"age": [50.0, 70.0, np.nan], "view": pd.Categorical(["AP", None, "PA"]), "leads": [1, 0, 1]})
     old = Concept("old", ("old",), ("young",), attribute="age", above=60)

@@ -27,6 +27,8 @@ from causal_cxr.readers.clip.losses import contrastive_loss, sigmoid_loss
 from causal_cxr.readers.clip.preprocess import Preprocess
 from causal_cxr.readers.clip.reader import CLIPReader, prompt_directions
 from causal_cxr.readers.clip.towers import tokenise
+from causal_cxr.readers.judging import refuse_seen
+from causal_cxr.readers.quality import check_truth
 from causal_cxr.readers.reader import image_batches
 
 Loss = Literal["sigmoid", "contrastive"]
@@ -46,7 +48,7 @@ class HeldOut:
     """What a fit is judged on while it runs.
 
     Attributes:
-        rows: of patients that are not fitted on.
+        rows: of patients that are not fitted on, here or by the reader before.
         truth: ``(len(rows), k)`` of the reader's concepts, 1 / 0 / NaN unknown, for the zero-shot curve; ``None`` = without.
         every: steps between two looks; there is one before the first step and one after the last.
     """
@@ -126,8 +128,11 @@ def finetune_clip(
         split: a report into its sentences.
 
     Raises:
-        ValueError: no texts, options that do not exist, held-out patients among those fitted on, or a checkpoint of another
-            fit.
+        ValueError: no texts, options that do not exist, held-out patients among those fitted on, here or before, a label of
+            theirs that is neither 0, 1 nor NaN, or a checkpoint of another fit.
+
+    Warns:
+        RuntimeWarning: it is not known on whom the reader was fitted before, so that the curves may be too good.
     """
     from rich.progress import Progress
 
@@ -229,11 +234,14 @@ def _check(
     both = set(dataset.patients.iloc[rows]) & set(dataset.patients.iloc[held_out.rows])
     if both:
         raise ValueError(f"{len(both)} patients are both fitted on and held out, {min(map(str, both))!r} among them.")
+    refuse_seen(reader, dataset, held_out.rows)
     if held_out.truth is not None and held_out.truth.shape != (len(held_out.rows), len(reader.concepts)):
         wanted = (len(held_out.rows), len(reader.concepts))
         raise ValueError(
             f"held_out.truth is {held_out.truth.shape}; it must be rows by the reader's concepts, {wanted}."
         )
+    if held_out.truth is not None:
+        check_truth(held_out.truth, reader.names)
 
 
 class _Pairs:
