@@ -99,9 +99,14 @@ def analyse(
         f"{reader}/{concept.name}": concept.attribute for reader, group in concepts.items() for concept in group
     }
     columns = list(outcomes)
+    known = {
+        f"{reader}/{concept.name}": labels[concept.name]
+        for reader, group in concepts.items() for concept in group
+        if labels is not None and concept.name in labels
+    }  # fmt: skip
     table = graph.coerce(attributes)
     edited = np.sort(measurements.loc[measurements["kind"] == "null", "row"].unique())
-    observed = {c.name: associations(graph, table, factual, outcomes, c, edited, labels) for c in contrasts}
+    observed = {c.name: associations(graph, table, factual, outcomes, c, edited, known) for c in contrasts}
     falsification = independence_tests(graph, table.loc[factual.index], factual["patient"].to_numpy(), alpha=alpha)
 
     names = sorted(measurements.loc[measurements["kind"] == "null", "editor"].unique())

@@ -54,13 +54,14 @@ def associations(
     outcomes: Mapping[str, str | None],
     contrast: Contrast,
     edited: np.ndarray,
-    labels: pd.DataFrame | None = None,
+    labels: Mapping[str, pd.Series] | None = None,
 ) -> dict[str, Association]:
     """Adjusted and marginal effects in unedited images, standardised to the edited ones, by column.
 
     Args:
         outcomes: column of scores, ``reader/concept`` -> the labelled attribute that it reads; ``None``: what the graph does not have.
-        labels: a column a concept, in [0, 1], NaN where there is none; index = rows of the dataset.
+        labels: column of scores -> labels of its concept, called like it, in [0, 1], NaN where there is none; index = rows of
+            the dataset.
     """
     by_set: dict[frozenset[str] | None, list[str]] = {}
     for column, outcome in outcomes.items():
@@ -79,21 +80,19 @@ def associations(
         )  # fmt: skip
         found |= {c: Association(adjustment, overlap, fewest, adjusted[c], marginal[c]) for c in columns}
         if labels is not None and overlap and adjustment is not None:
-            for column in columns:
-                if (concept := column.split("/", 1)[-1]) in labels:
-                    found[column] = _powered(
-                        found[column], graph, table, factual.assign(**{LABEL: labels[concept].reindex(factual.index)}), column,
-                        contrast, edited, adjustment,
-                    )  # fmt: skip
+            for column in (c for c in columns if c in labels):
+                found[column] = _powered(
+                    found[column], graph, table, factual, column, labels[column], contrast, edited, adjustment
+                )
     return found
 
 
 def _powered(
-    by_scores: Association, graph: CausalGraph, table: pd.DataFrame, factual: pd.DataFrame, column: str, contrast: Contrast,
-    edited: np.ndarray, adjustment: frozenset[str],
+    by_scores: Association, graph: CausalGraph, table: pd.DataFrame, factual: pd.DataFrame, column: str,
+    labels: pd.Series, contrast: Contrast, edited: np.ndarray, adjustment: frozenset[str],
 ) -> Association:  # fmt: skip
-    """The same, prediction-powered by the labels in :data:`LABEL`; as it was, with the reason, where these cannot tell."""
-    sides = []
+    """The same, prediction-powered by labels of the concept; as it was, with the reason, where these cannot tell."""
+    sides, factual = [], factual.assign(**{LABEL: labels.reindex(factual.index)})
     for adjusted_for in (adjustment, frozenset[str]()):
         drawn, _ = _drawn(graph, table, factual, contrast, edited, adjustment, adjusted_for)
         assert drawn is not None  # the scores' own estimate stands on the same images
@@ -103,7 +102,7 @@ def _powered(
                 label, scores, drawn.patients, drawn.design, drawn.low, drawn.high, drawn.standard
             )
         except ValueError as problem:
-            return replace(by_scores, unused=f"labels of {column.split('/', 1)[-1]} not used: {problem}")
+            return replace(by_scores, unused=f"labels of {labels.name} not used: {problem}")
         if not found.effect.n:
             return replace(by_scores, unused="labels of fewer than three patients are not used")
         sides.append(found)

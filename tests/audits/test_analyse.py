@@ -734,10 +734,10 @@ def test_intervals_by_labels_hold_the_truth_and_are_narrower_than_the_labels_alo
         world = World(n=1_200, edited=200, seed=seed)
         labels = labels_of(world, "of_view", 300, seed)
         table = seeing_the_view(world, world.measure(FLIP))
-        seen = {"r/of_view": None}
+        seen, given = {"r/of_view": None}, {"r/of_view": labels["of_view"]}
         factual = table[table["kind"] == "factual"].set_index("row")
         attributes = GRAPH.coerce(world.attributes)
-        powered = associations(GRAPH, attributes, factual, seen, FLIP[0], world.rows, labels)["r/of_view"].adjusted
+        powered = associations(GRAPH, attributes, factual, seen, FLIP[0], world.rows, given)["r/of_view"].adjusted
         known_ones = factual.loc[labels["of_view"].dropna().index].assign(**{"r/of_view": labels["of_view"].dropna()})
         alone = associations(GRAPH, attributes, known_ones, seen, FLIP[0], np.arange(1_200))["r/of_view"].adjusted
         low, high = powered.interval()
@@ -752,6 +752,17 @@ def test_a_blind_reader_says_no_of_the_data_where_labels_do(world: World):
     assert cell(with_labels(world, table, None, blind), "view", "of_nothing")["adjusted_call"] == "undecided"
     found = cell(with_labels(world, table, labels_of(world, "of_nothing", 2_500), blind), "view", "of_nothing")
     assert (found["adjusted_call"], found["editor_call"]) == ("no", "undecided")
+
+
+def test_labels_serve_a_reader_whatever_it_is_called(world: World):
+    """Names of models on the hub have a slash, as columns of scores have."""
+    table, labels = world.measure(FLIP), labels_of(world, "of_nothing", 900)
+    renamed = table.rename(columns={column: f"hub/{column}" for column in COLUMN})
+    found = analyse(
+        renamed, world.attributes, GRAPH, FLIP, {"hub/r": CONCEPTS}, {"hub/r": known()}, labels=labels
+    ).edges.assign(reader="r")
+    pd.testing.assert_frame_equal(found, with_labels(world, table, labels).edges)
+    assert cell(with_labels(world, table, labels), "view", "of_nothing")["labelled"] == 900
 
 
 def test_labels_that_cannot_tell_are_not_used_and_the_reason_is_given(world: World):

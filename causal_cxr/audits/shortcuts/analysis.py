@@ -324,7 +324,10 @@ class Question:
         shown = short is not None and missing.n > 0 and missing.p_yes(0.0) <= self.alpha
         why = ""
         if shown and short is not None:
-            name, (low, high) = short.most.split("/", 1)[1], whole.interval()
+            read = {
+                f"{reader.name}/{concept.name}": concept.name for reader in self.readers for concept in reader.concepts
+            }
+            name, (low, high) = read[short.most], whole.interval()
             why = (
                 f"{contrast} moves the reading of {name} by {short.edited:+.2f}, in unedited images it goes with {short.data:+.2f}; "
                 f"with that made up the gain would be {whole.value:+.3f} [{low:+.3f}, {high:+.3f}]"
