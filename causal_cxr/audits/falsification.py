@@ -85,8 +85,8 @@ class GraphTest:
     Attributes:
         verdict: ``falsified`` (it contradicts no fewer of its implied independences than random relabellings do),
             ``not falsified``, ``not informative`` (so many relabellings imply the same that nothing could falsify it) or
-            ``not testable`` (it implies no independence among labelled attributes).
-        violated, tests: contradicted statements, of all local Markov statements tested.
+            ``not testable`` (it implies no independence among labelled attributes, or none that these data could contradict).
+        violated, tests: contradicted statements, of all local Markov statements that could be tested.
         p: share of relabelled graphs that contradict no larger share of theirs; small speaks *for* the graph.
         p_same: share of relabelled graphs that imply just the same independences; small: the test is informative.
         permutations: relabelled graphs.
@@ -154,9 +154,14 @@ def falsify_graph(
     edges, untested = _edges(graph, table, patients, alpha), _untested(graph, dag)
     count = len(np.unique(patients))
 
+    unasked: set[tuple[frozenset[str], frozenset[str]]] = set()
+
     def p_value(x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None) -> float:
         names = frozenset() if given is None else frozenset(map(str, given[0]))
         effects, _ = _dependences(graph, table, patients, str(x[0]), str(y[0]), names, columns)
+        if not effects:
+            unasked.add((frozenset({str(x[0]), str(y[0])}), names))
+            return 1.0  # DoWhy takes a number; it is no test passed, and not told as one
         return min([1.0, *(effect.p_yes(SMALLEST_CORRELATION) * len(effects) for effect in effects)])
 
     with dowhy_quietly(seed):
@@ -176,14 +181,27 @@ def falsify_graph(
         return GraphTest("not testable", 0, 0, np.nan, np.nan, 0, len(table), count, (), edges, untested, words.strip())
     markov, same = result.summary[FalsifyConst.VALIDATE_LMC], result.summary[FalsifyConst.VALIDATE_TPA]
     wrong: dict[tuple[frozenset[str], frozenset[str]], tuple[str, str, frozenset[str]]] = {}
+    tests, blank = int(markov[FalsifyConst.N_TESTS]), dict[str, None]()
     for (node, other), (_, violated) in markov[FalsifyConst.LOCAL_VIOLATION_INSIGHT].items():
+        given = frozenset(dag.predecessors(node))
+        a, b = graph.in_order(node, other)
         if violated:
-            given = frozenset(dag.predecessors(node))
-            wrong.setdefault((frozenset({node, other}), given), (*graph.in_order(node, other), given))
+            wrong.setdefault((frozenset({node, other}), given), (a, b, given))
+        elif (frozenset({node, other}), given) in unasked:
+            tests -= 1
+            blank.setdefault(f"{a} and {b}" + (f" given {', '.join(sorted(given))}" if given else ""))
+    if blank:
+        untested = (
+            *untested,
+            f"Independence of {'; '.join(blank)} was not tested: too few patients vary in all of these.",
+        )
+    if not tests:
+        words = f"These data cannot contradict the declared graph. {' '.join(untested)}"
+        return GraphTest("not testable", 0, 0, np.nan, np.nan, 0, len(table), count, (), edges, untested, words)
     verdict: Literal["falsified", "not falsified", "not informative"] = (
         "falsified" if result.falsified else "not falsified" if result.falsifiable else "not informative"
     )
-    numbers = (int(markov[FalsifyConst.GIVEN_VIOLATIONS]), int(markov[FalsifyConst.N_TESTS]),
+    numbers = (int(markov[FalsifyConst.GIVEN_VIOLATIONS]), tests,
                float(markov[FalsifyConst.P_VALUE]), float(same[FalsifyConst.P_VALUE]),
                len(markov[FalsifyConst.PERM_VIOLATIONS]))  # fmt: skip
     found = tuple(sorted(wrong.values(), key=lambda s: (s[0], s[1], sorted(s[2]))))

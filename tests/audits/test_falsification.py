@@ -218,3 +218,29 @@ def test_the_stand_in_implies_nothing_that_the_graph_does_not(graph):
 @settings(deadline=None, max_examples=40)
 def test_the_stand_in_of_a_plain_graph_is_the_graph(graph):
     assert set(markov_dag(graph).edges) == set(graph.edges)
+
+
+def test_what_too_few_patients_vary_in_is_named_and_not_counted_as_passed():
+    """Smoking is recorded at one site only, ethnicity at the other: nobody has both."""
+    rng = np.random.default_rng(0)
+    here = rng.integers(0, 2, 600) == 0
+    coins = rng.integers(0, 2, (3, 600)).astype(float)
+    graph = CausalGraph([Binary("view"), Binary("smoker"), Binary("ethnicity")])
+    table = graph.coerce(
+        pd.DataFrame(
+            {
+                "view": coins[0],
+                "smoker": np.where(here, coins[1], np.nan),
+                "ethnicity": np.where(here, np.nan, coins[2]),
+            }
+        )
+    )
+    found = falsify_graph(graph, table, own(600), permutations=20)
+    assert found.tests == 4  # view with each of the two, from both ends; it would be 6
+    assert "Independence of smoker and ethnicity was not tested" in " ".join(found.untested)
+    assert "violates 0 of 4 implied independences" in found.words
+    assert "smoker and ethnicity was not tested" in found.words
+    alone = CausalGraph([Binary("smoker"), Binary("ethnicity")])
+    nothing = falsify_graph(alone, table[["smoker", "ethnicity"]], own(600), permutations=20)
+    assert (nothing.verdict, nothing.tests) == ("not testable", 0)
+    assert nothing.words.startswith("These data cannot contradict the declared graph.")
