@@ -13,7 +13,7 @@ from causal_cxr.readers.latent_sign import LatentSign
 from causal_cxr.readers.places import Axes
 
 TRACE_COMPONENTS = 40  #: principal components in which a trace is looked for
-TRACED = 12  #: images at least, on either side of a comparison
+TRACED = 12  #: patients at least, on either side of a comparison
 FOLDS = 5
 
 
@@ -77,7 +77,7 @@ class SignTests:
         # Labels may be wrong; what reads the attribute from the image then tells its levels better.
         labels = [column > column.mean() for column in self.attributes.T if len(np.unique(column)) == 2]
         for upper in (*labels, *(self.looks.T > 0.5)):
-            if min(upper.sum(), (~upper).sum()) < TRACED:
+            if min(_sides(upper, self.patients)) < TRACED:
                 continue
             for shows in (present, 1 - present):
                 shares = sorted((float(shows[upper].mean()), float(shows[~upper].mean())))
@@ -101,11 +101,12 @@ class SignTests:
         for pairs in self._turned(contrast):
             for source, goal in ((pairs.null, pairs.edited), (pairs.edited, pairs.null)):
                 lacked, hidden = sign.logits(source) < 0, sign.logits(goal) < 0
-                was = ~lacked[hidden]
-                if was.sum() >= TRACED > (~was).sum() and lacked.sum() >= 2 * TRACED:
+                was, who = ~lacked[hidden], pairs.patients[hidden]
+                had, had_not = _sides(was, who)
+                if had >= TRACED > had_not and _sides(lacked, pairs.patients)[0] >= 2 * TRACED:
                     told.append(1.0)  # what lacked it has it now: whatever lacks it now had it
-                elif min(was.sum(), (~was).sum()) >= TRACED:
-                    told.append(self._told(goal[hidden], was, pairs.patients[hidden], columns))
+                elif min(had, had_not) >= TRACED:
+                    told.append(self._told(goal[hidden], was, who, columns))
         if not told or min(told) <= self.search.trace:
             return ""
         return f"moved, or of another look, under {contrast}, not gone: where it is hidden it can be told (AUROC {min(told):.2f})"
@@ -123,7 +124,7 @@ class SignTests:
 
         Returns:
             ``(n,)`` of the unedited images, whether what they have is of the kind that goes, if it is there at all; ``None``
-            where it is one thing, or too few images tell.
+            where it is one thing, or too few patients tell.
         """
         there, goes, told = [], [], []
         for pairs in self._turned(contrast):
@@ -132,8 +133,9 @@ class SignTests:
             images, left = (pairs.null, pairs.edited)[had][shows[had]], ~shows[has][shows[had]]
             there.append(images)
             goes.append(left)
-            if min(left.sum(), (~left).sum()) >= TRACED:
-                told.append(self._told(images, left, pairs.patients[shows[had]], columns))
+            who = pairs.patients[shows[had]]
+            if min(_sides(left, who)) >= TRACED:
+                told.append(self._told(images, left, who, columns))
         if not told or min(told) <= self.search.kinds:
             return None
         axes = Axes.fit(self.features, columns, TRACE_COMPONENTS)
@@ -187,6 +189,11 @@ class SignTests:
             cv=StratifiedGroupKFold(FOLDS, shuffle=True, random_state=self.seed),
         )  # fmt: skip
         return float(roc_auc_score(truth, said[:, 1]))
+
+
+def _sides(these: np.ndarray, patients: np.ndarray) -> tuple[int, int]:
+    """How many patients have some of these images, and how many have others."""
+    return len(np.unique(patients[these])), len(np.unique(patients[~these]))
 
 
 def _classifier() -> Any:

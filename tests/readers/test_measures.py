@@ -6,6 +6,7 @@ import torch
 from scipy.stats import spearmanr
 from skimage.filters import gaussian
 from skimage.graph import MCP
+from torch.nn import functional
 
 from causal_cxr.data.phantom.radiograph import Noise, render
 from causal_cxr.readers.measure import (
@@ -20,6 +21,7 @@ from causal_cxr.readers.measure import (
     noise_level,
     text_likeness,
 )
+from causal_cxr.readers.measure.chest import outline
 from causal_cxr.readers.quality import auroc
 
 N = 60
@@ -91,6 +93,16 @@ def test_a_path_gathers_as_much_as_scikit_images_cheapest_path():
 def test_lung_lucency_of_a_schematic_chest_is_the_step_between_mediastinum_and_lung():
     found = lung_lucency(schematic_chest(52, 76, 20, 108, lungs=0.35, rest=0.8))
     assert float(found) == pytest.approx(0.45, abs=0.03)
+
+
+def test_a_cardiothoracic_ratio_lies_in_its_range_or_is_not_measured_where_there_is_no_chest():
+    blots = torch.rand(32, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    images = functional.interpolate(blots, (128, 128), mode="bicubic").clamp(0, 1)
+    edges, found = outline(images[:, 0].double().numpy()), cardiothoracic_ratio(images)
+    assert edges.found.all()
+    assert 0 < found.isnan().sum() < 8
+    known = found[~found.isnan()]
+    assert ((known > 0) & (known <= 1)).all()
 
 
 def test_the_cardiothoracic_ratio_follows_the_phantoms_heart():

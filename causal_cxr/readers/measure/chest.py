@@ -118,8 +118,9 @@ def cardiothoracic_ratio(images: Tensor) -> Tensor:
         images: ``(n, 1, h, w)`` in [0, 1]; brought to 128 pixels a side.
 
     Returns:
-        ``(n,)``; NaN for an image without contrast. Where effusion, consolidation or breast shadow hide an edge, what is
-        measured is what shows in its place.
+        ``(n,)``; NaN for an image without contrast, and where the edges that were found are no chest's, as in noise or an image
+        on its side: a heart of no width, or wider than the thorax. Where effusion, consolidation or breast shadow hide an edge,
+        what is measured is what shows in its place.
     """
     edges = outline(_small(images))
     middle = np.median((edges.right_inner + edges.left_inner)[:, :UPPER], axis=1)[:, None] / 2
@@ -127,7 +128,9 @@ def cardiothoracic_ratio(images: Tensor) -> Tensor:
         np.where(edges.above, width, -np.inf).max(axis=1)
         for width in (middle - edges.right_inner, edges.left_inner - middle, edges.left_outer - edges.right_outer)
     )
-    return _where_found(edges, (rightwards + leftwards) / thorax)
+    heart = rightwards + leftwards
+    chest = (heart > 0) & (heart <= thorax)
+    return _where_found(edges, np.divide(heart, thorax, out=np.full(len(heart), np.nan), where=chest))
 
 
 def lung_lucency(images: Tensor) -> Tensor:
