@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from causal_cxr.graphs import Binary, Categorical, Continuous
@@ -131,3 +133,29 @@ def test_bins_are_quantiles_and_missing_stays_missing():
     binned = data.binned(4)[:, 0]
     assert np.unique(binned[:100], return_counts=True)[1].tolist() == [25] * 4
     assert np.isnan(binned[100])
+
+
+@pytest.mark.parametrize("at", [0.0, 5.0, 9.0])
+@pytest.mark.parametrize("method", ["chisq", "gsq"])
+def test_a_number_most_of_which_are_one_value_is_still_tied_to_what_it_goes_with(method, at):
+    """Days in intensive care, say: 0 in four of five. Below, among or above the other values; scipy on the 2 x 2 table."""
+    rng = np.random.default_rng(3)
+    b = rng.integers(0, 2, 2000)
+    other = rng.uniform(size=2000) < np.where(b == 1, 0.35, 0.05)
+    x = np.where(other, rng.uniform(1, 4, 2000) if at else rng.uniform(6, 9, 2000), at)
+    data = Columns(pd.DataFrame({"x": x, "b": pd.Categorical(b, [0, 1])}), {"b": ATTRIBUTES["b"], "x": NUMBER})
+    assert (x == at).mean() > 0.75
+    table = pd.crosstab(other, b)
+    wanted = stats.chi2_contingency(table, correction=False, lambda_=None if method == "chisq" else "log-likelihood")
+    found = LibraryTest(data.binned(4), data.names, method)(0, 1, ())
+    assert found == pytest.approx(wanted.pvalue, rel=1e-6)
+    assert found < 1e-20
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=40), st.integers(2, 6))
+def test_what_varies_still_varies_in_bins_and_keeps_its_order(numbers, bins):
+    x = np.array(numbers, dtype=float)
+    binned = Columns(pd.DataFrame({"x": x}), {}).binned(bins)[:, 0]
+    assert (np.ptp(binned) > 0) == (np.ptp(x) > 0)
+    assert (np.diff(binned[np.argsort(x, kind="stable")]) >= 0).all()
+    assert len(np.unique(binned)) <= bins

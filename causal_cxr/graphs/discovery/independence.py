@@ -48,13 +48,19 @@ class Columns:
         return chosen
 
     def binned(self, bins: int) -> np.ndarray:
-        """``(n, k)``: numbers as quantile bins; NaN where missing."""
+        """``(n, k)``: numbers as quantile bins; NaN where missing.
+
+        A cut belongs to the bin below it and lies below the largest number: however many share a value (the 0 of a score or
+        a count, a ceiling), what varies is not made constant.
+        """
         columns = []
         for values, kind in zip(self.codes.T, self.kinds, strict=True):
             if kind == "number":
                 known = ~np.isnan(values)
-                cuts = np.unique(np.quantile(values[known], np.arange(1, bins) / bins))
-                values = np.where(known, np.searchsorted(cuts, values, side="right").astype(float), np.nan)
+                some = values[known]
+                below = some[some < some.max()].max(initial=-np.inf)
+                cuts = np.unique(np.minimum(np.quantile(some, np.arange(1, bins) / bins), below))
+                values = np.where(known, np.searchsorted(cuts, values, side="left").astype(float), np.nan)
             columns.append(values)
         return np.column_stack(columns)
 
