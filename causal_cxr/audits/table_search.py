@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from causal_cxr.graphs.discovery.discovered import Discovered, Method, Note
 CALLED = 0.5  #: a reader calls a concept present from this score on
 #: That must differ from the most frequent value of a column: else a resample may lack the other values.
 FEWEST_PATIENTS = 20
+#: That must know both of two columns: else the half of them that a resample draws may lack the rows of a test.
+FEWEST_TOGETHER = 60
 #: Refusals of an audit that say that a reader's scores are not, or not only, the concept.
 DOUBTED = ("reader unknown", "reader inseparable", "reader follows", "reader blind")
 
@@ -146,8 +149,8 @@ def search_and_fuse(
 ) -> Fusion:
     """Search the unedited images, one of each patient, join, and falsify the whole.
 
-    A column in which too few patients differ (:data:`FEWEST_PATIENTS`) is not searched; the notes of ``discovered`` name
-    it.
+    A column in which too few patients differ (:data:`FEWEST_PATIENTS`), or that too few share with another one
+    (:data:`FEWEST_TOGETHER`), is not searched; the notes of ``discovered`` name it.
 
     Args:
         graph: declared.
@@ -169,14 +172,18 @@ def search_and_fuse(
     ]
     wanted = pd.concat([table[list(graph.labelled)], calls], axis=1)
     differing = {str(name): _differing(wanted[name], patients) for name in wanted}
-    constant = [name for name, n in differing.items() if n < FEWEST_PATIENTS]
+    left_out = [name for name, n in differing.items() if n < FEWEST_PATIENTS]
     notes += [
         Note("rows", f"{name!r} was not searched: it is the same in all but {differing[name]:.0f} patients.", (name,))
-        for name in constant
+        for name in left_out
     ]
+    for name, other, n in _apart(wanted.drop(columns=left_out), patients):
+        text = f"{name!r} was not searched: only {n} patients are known in both it and {other!r}; {FEWEST_TOGETHER} are needed."
+        notes.append(Note("rows", text, (name, other)))
+        left_out.append(name)
     found, frequencies = _searched(
-        table, graph, patients, [name for name in graph.labelled if name not in constant],
-        calls.drop(columns=[name for name in constant if name in calls]), search, seed,
+        table, graph, patients, [name for name in graph.labelled if name not in left_out],
+        calls.drop(columns=[name for name in left_out if name in calls]), search, seed,
     )  # fmt: skip
     found = replace(found, notes=(*notes, *found.notes))
     fused = fuse(
@@ -213,3 +220,21 @@ def _differing(column: pd.Series, patients: np.ndarray) -> float:
         return 0.0
     share = 1 / ids.map(ids.value_counts())
     return float(share[(values != values.mode()[0]).to_numpy()].sum())
+
+
+def _apart(wanted: pd.DataFrame, patients: np.ndarray) -> list[tuple[str, str, int]]:
+    """Columns to leave out so that enough patients know both of any two that stay: name, a column that it lacks, patients.
+
+    Of the two that fewest know both of, the one that fewer know goes first.
+    """
+    out: list[tuple[str, str, int]] = []
+    known = wanted.notna().groupby(patients).max()  # patients x columns
+    while known.shape[1] > 1:
+        n, one, other = min((int((known[a] & known[b]).sum()), a, b) for a, b in combinations(map(str, known), 2))
+        if n >= FEWEST_TOGETHER:
+            break
+        if known[one].sum() > known[other].sum():
+            one, other = other, one
+        out.append((one, other, n))
+        known = known.drop(columns=one)
+    return out

@@ -278,3 +278,20 @@ def test_a_file_may_ask_for_it(tmp_path, monkeypatch):
     )
     assert "view" in {name for edge in report.fused.graph.edges[["a", "b"]].to_numpy() for name in edge}
     assert AuditSpec.model_fields["discovery"].default is None
+
+
+def test_two_columns_that_nobody_has_both_of_cost_one_of_them_and_not_the_report():
+    """Smoking is recorded at one site and ethnicity, in fewer patients, at the other."""
+    graph, seen = world(1200)
+    rng = np.random.default_rng(1)
+    graph = CausalGraph([Binary("a"), Binary("view"), Binary("smoker"), Binary("ethnicity")], [("a", "view")])
+    here, coins = np.arange(1200) < 700, rng.integers(0, 2, (2, 1200)).astype(float)
+    recorded = {"smoker": np.where(here, coins[0], np.nan), "ethnicity": np.where(here, np.nan, coins[1])}
+    seen = dataclasses.replace(seen, table=seen.table[["a", "view"]].assign(**recorded))
+    found = search_and_fuse(graph, seen, edges_of(), TableSearch(resamples=3))
+    assert found.discovered.variables == ("a", "view", "smoker")
+    (note,) = (note for note in found.discovered.notes if "was not searched" in note.text)
+    assert note.text == (
+        "'ethnicity' was not searched: only 0 patients are known in both it and 'smoker'; 60 are needed."
+    )
+    assert not found.frequencies.empty

@@ -289,6 +289,21 @@ def test_missing_values_leave_out_rows_of_the_tests_that_ask_for_them():
         discover(apart, MIXED, variables=["sick", "view", "stage"])
 
 
+@pytest.mark.parametrize("method", ["pc", "fci"])
+def test_a_set_that_nobody_knows_with_the_two_parts_nothing_and_is_told(method):
+    """Each row lacks one of three: every pair can be asked about, and nothing given the third."""
+    table = mixed_table(3000)[["sick", "view", "stage"]]
+    lacking = np.arange(len(table)) % 3
+    table = table.assign(**{name: table[name].where(lacking != i) for i, name in enumerate(table)})
+    found = discover(table, MIXED, method=method, variables=["sick", "view", "stage"])
+    assert {frozenset((e.a, e.b)) for e in found.edges} == {
+        frozenset(pair) for pair in (("sick", "view"), ("sick", "stage"), ("view", "stage"))
+    }, "view and stage depend on each other by way of sick"
+    (note,) = (note for note in found.notes if "not carried out" in note.text)
+    assert set(note.about) == {"sick", "view", "stage"}
+    assert found.provenance["tests"] == 3
+
+
 def test_what_pc_assumes_away_is_said():
     graph = binary_graph([("a", "b")], "abc", confounded=[("b", "c")], selected_on=["c"])
     notes = by_oracle(graph, method="pc").notes

@@ -69,7 +69,8 @@ def discover(
 
     Args:
         table: ``n`` rows with a column for each of ``variables``. Missing values: each test leaves out the rows that
-            miss one of its variables (``ges``: rows that miss any).
+            miss one of its variables (``ges``: rows that miss any). A set that too few rows know parts nothing, and a note
+            says so.
         graph: declares types, tiers and selection.
         method: ``fci`` allows latent common causes and selection; ``pc`` and ``ges`` assume that there are none.
         test: ``auto`` is ``chisq`` where all columns have levels, ``fisherz`` where all are numbers, else
@@ -89,8 +90,8 @@ def discover(
         seed: of the row of each patient.
 
     Raises:
-        ValueError: unknown method, test or variable; a column that is missing, constant or twice there; scores of
-            other rows.
+        ValueError: unknown method, test or variable; a column that is missing, constant or twice there; two
+            columns that too few rows know both of; scores of other rows.
 
     >>> from causal_cxr.graphs import Binary
     >>> rng = np.random.default_rng(0)
@@ -279,6 +280,17 @@ def _found(setting: Setting, solution: Solution, rows: np.ndarray, seed: int) ->
         )
         for (a, b, c), why in solution.oriented.dropped
     ]
+    if solution.unasked:
+        x, y, given = solution.unasked[0]
+        about = tuple(names[i] for i in sorted({i for a, b, some in solution.unasked for i in (a, b, *some)}))
+        dropped.append(
+            Note(
+                "rows",
+                f"{len(solution.unasked)} tests were not carried out, as too few rows know all of their variables, such as "
+                f"{names[x]}, {names[y]} and {', '.join(names[i] for i in given)}: these sets parted nothing.",
+                about,
+            )
+        )
     separations = tuple(
         Separation(names[i], names[j], tuple(names[g] for g in sorted(given)), p)
         for (i, j), (given, p) in sorted(solution.parted.items())

@@ -16,6 +16,10 @@ FEWEST_ROWS = 10  #: fewer that know all the variables of a question answer none
 TestByName = Callable[[str, str, tuple[str, ...]], float]
 
 
+class TooFewRowsError(ValueError):
+    """Fewer than :data:`FEWEST_ROWS` rows know all the variables of a question."""
+
+
 class IndependenceTest(Protocol):
     """p of "column ``x`` and column ``y`` are independent given these columns"."""
 
@@ -146,7 +150,7 @@ def complete_rows(values: np.ndarray, columns: Sequence[int], names: Sequence[st
     """``(m, len(columns))``: the rows that know all of these columns.
 
     Raises:
-        ValueError: there are fewer than :data:`FEWEST_ROWS`.
+        TooFewRowsError: there are fewer than :data:`FEWEST_ROWS`.
     """
     part = values[:, list(columns)]
     part = part[~np.isnan(part).any(axis=1)]
@@ -155,10 +159,10 @@ def complete_rows(values: np.ndarray, columns: Sequence[int], names: Sequence[st
 
 
 def enough(rows: int, columns: Sequence[int], names: Sequence[str]) -> None:
-    """Raise ValueError where too few rows know all of these columns."""
+    """Raise TooFewRowsError where too few rows know all of these columns."""
     if rows < FEWEST_ROWS:
         about = ", ".join(names[i] for i in columns)
-        raise ValueError(f"Only {rows} rows know all of {about}; leave one of them out.")
+        raise TooFewRowsError(f"Only {rows} rows know all of {about}; leave one of them out.")
 
 
 def _terms(values: np.ndarray, kind: Kind) -> np.ndarray:

@@ -14,6 +14,7 @@ from causal_cxr.graphs.discovery.independence import (
     LibraryTest,
     LikelihoodRatioTest,
     TestByName,
+    TooFewRowsError,
 )
 from causal_cxr.graphs.discovery.marks import ARROW, NONE
 from causal_cxr.graphs.discovery.orientation import (
@@ -50,11 +51,19 @@ class Problem:
 
 @dataclass(frozen=True)
 class Solution:
-    """What a search ended with."""
+    """What a search ended with.
+
+    Attributes:
+        oriented: the graph.
+        parted: what parted those that are not adjacent.
+        tests: that were carried out.
+        unasked: (x, y, given) that too few rows know all of: it parted nothing.
+    """
 
     oriented: Oriented
     parted: Parted
     tests: int
+    unasked: tuple[tuple[int, int, tuple[int, ...]], ...] = ()
 
 
 def solve(problem: Problem, rows: np.ndarray) -> Solution:
@@ -77,7 +86,7 @@ def solve(problem: Problem, rows: np.ndarray) -> Solution:
         colliders = unshielded_colliders(adjacent, {pair: given for pair, (given, _) in parted.items()})
         surest_first = sorted(colliders, key=lambda triple: (-parted[triple[0], triple[2]][1], triple))
         oriented = orient_dag(adjacent, surest_first, problem.known)
-    return Solution(oriented, parted, test.count)
+    return Solution(oriented, parted, test.count, tuple(test.unasked))
 
 
 def _test(problem: Problem, columns: Columns) -> IndependenceTest:
@@ -103,7 +112,11 @@ class CountedTest(CIT_Base):
     """A test as causal-learn asks it: cached, counted, and silent where knowledge has the answer.
 
     A required edge is never parted (causal-learn would part it: py-why/causal-learn#76), and a pair not by what comes
-    after both: the set that parts two lies among the causes of the two, or of the selection.
+    after both: the set that parts two lies among the causes of the two, or of the selection. Nor by a set that too few rows
+    know: that two depend on each other was seen without it.
+
+    Attributes:
+        unasked: questions of that kind.
     """
 
     def __init__(self, test: IndependenceTest, k: int, known: Knowledge) -> None:
@@ -111,10 +124,11 @@ class CountedTest(CIT_Base):
         self.method = test.name  # causal-learn asks
         self._test, self._known = test, known
         self._ps: dict[tuple[int, int, tuple[int, ...]], float] = {}
+        self.unasked: list[tuple[int, int, tuple[int, ...]]] = []
 
     @property
     def count(self) -> int:
-        return len(self._ps)
+        return len(self._ps) - len(self.unasked)
 
     def may_part(self, x: int, y: int, given: int) -> bool:
         known = self._known
@@ -126,7 +140,13 @@ class CountedTest(CIT_Base):
         if self._known.required[x, y] or self._known.required[y, x] or not all(self.may_part(x, y, i) for i in given):
             return 0.0
         if (x, y, given) not in self._ps:
-            self._ps[x, y, given] = self._test(x, y, given)
+            try:
+                self._ps[x, y, given] = self._test(x, y, given)
+            except TooFewRowsError:
+                if not given:
+                    raise  # nothing at all is known of the two
+                self._ps[x, y, given] = 0.0
+                self.unasked.append((x, y, given))
         return self._ps[x, y, given]
 
     def accepted(self, alpha: float) -> Parted:
