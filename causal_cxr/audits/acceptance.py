@@ -12,6 +12,7 @@ import pandas as pd
 from causal_cxr.audits.effects import clustered_share
 from causal_cxr.graphs import CausalGraph, Continuous
 
+ROUNDING = 0.02  #: share of the images that a cut may move to another band by being rounded
 COLUMNS = (
     "editor",
     "contrast",
@@ -84,14 +85,28 @@ def patient_groups(table: pd.DataFrame, graph: CausalGraph, bands: int = 2) -> I
         values, rows = table[name], table.index.to_numpy()
         if isinstance(attribute, Continuous):
             cuts = np.nanquantile(values.to_numpy(dtype=float), np.arange(1, bands) / bands)
-            edges = np.unique([float(f"{cut:.3g}") for cut in cuts])  # as they are told
+            edges, digits = _told(np.unique(cuts), values.dropna().to_numpy(dtype=float))
             band = np.where(values.isna(), -1, np.searchsorted(edges, values.to_numpy(dtype=float), side="left"))
-            between = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
-            for k, level in enumerate([f"up to {edges[0]:g}", *between, f"over {edges[-1]:g}"]):
+            words = [f"{edge:.{digits}g}" for edge in edges]
+            between = [f"{low} to {high}" for low, high in pairwise(words)]
+            for k, level in enumerate([f"up to {words[0]}", *between, f"over {words[-1]}"]):
                 yield name, level, rows[band == k]
         else:
             for value in attribute.levels:
                 yield name, str(value), rows[(values == value).fillna(False).to_numpy(dtype=bool)]
+
+
+def _told(cuts: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Cuts rounded as they are told, and to how many significant digits: three, or as many as leave the bands what they are.
+
+    Years or large numbers would else fall into one band, or be told by a cut that parts nothing.
+    """
+    below = (values[:, None] <= cuts).mean(axis=0)
+    for digits in range(3, 18):
+        edges = np.array([float(f"{cut:.{digits}g}") for cut in cuts])
+        if np.abs((values[:, None] <= edges).mean(axis=0) - below).max() <= ROUNDING:
+            break
+    return edges, digits
 
 
 def _summary(reasons: Iterable[str]) -> str:

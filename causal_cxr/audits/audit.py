@@ -82,7 +82,7 @@ class Audit:
             half only, in families of their own. Features are measured in the same pass.
 
     Raises:
-        ValueError: no reader, two readers of one name, a concept that none reads, both of ``stopping`` and ``unnamed``, or
+        ValueError: no reader, two readers of one name, a concept that none reads, a contrast asked for twice, both of ``stopping`` and ``unnamed``, or
             a ``discovery`` with too little to search.
     """
 
@@ -115,6 +115,10 @@ class Audit:
         unknown = sorted(set(concepts or ()) - known)
         if unknown:
             raise ValueError(f"No reader reads {unknown}; they read {sorted(known)}.")
+        asked = [contrast.name for contrast in interventions or ()]
+        twice = sorted({name for name in asked if asked.count(name) > 1})
+        if twice:
+            raise ValueError(f"interventions= asks for {twice} more than once; give each contrast once.")
         if stopping is not None and unnamed is not None:
             raise ValueError("A search for unnamed concepts needs every edit; leave out unnamed= or stopping=.")
         if discovery is not None:

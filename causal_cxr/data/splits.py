@@ -19,10 +19,14 @@ class Subset:
         rows: ``(n,)`` integers in ``0..len-1``, each at most once.
 
     Raises:
-        ValueError: a row is not in the dataset, or comes twice.
+        ValueError: a row is not in the dataset, or comes twice; rows are told by a mask.
     """
 
     def __init__(self, dataset: Dataset, rows: np.ndarray) -> None:
+        if np.asarray(rows).dtype == bool:
+            raise ValueError(
+                "rows is a mask of True and False, and row numbers are awaited; pass np.flatnonzero(mask)."
+            )
         self.rows = np.asarray(rows, dtype=np.int64)
         wrong = self.rows[(self.rows < 0) | (self.rows >= len(dataset.attributes))]
         if len(wrong):

@@ -11,7 +11,7 @@ from fakes import GRAPH, CornerDataset, CornerEditor, CornerReader
 from scipy import stats
 
 from causal_cxr.audits import Audit, Report
-from causal_cxr.audits.acceptance import acceptance_rates
+from causal_cxr.audits.acceptance import acceptance_rates, patient_groups
 from causal_cxr.audits.effects import paired_effect, rejection_bounds
 from causal_cxr.editors.editor import Edit
 from causal_cxr.graphs import Binary, CausalGraph, Continuous
@@ -107,6 +107,21 @@ def test_where_all_or_none_are_accepted_the_patients_bound_what_others_may_show(
 def test_two_patients_tell_nothing_of_others_however_many_their_images():
     row = rate_of(np.arange(40) % 4 != 0, np.arange(40) % 2)
     assert (row["rate"], row["low"], row["high"]) == (0.75, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("bands", [2, 4])
+@pytest.mark.parametrize(
+    "values",
+    [np.arange(2010, 2018).repeat(25), np.linspace(69_990, 70_010, 200), np.linspace(20, 90, 200), np.linspace(0, 1e-9, 200)],
+)  # fmt: skip
+def test_bands_of_a_number_are_about_equally_large_and_told_apart_whatever_its_size(values, bands):
+    graph = CausalGraph([Continuous("x", unit="", low=0, high=1e6)])
+    groups = list(patient_groups(pd.DataFrame({"x": values.astype(float)}), graph, bands))
+    assert len({level for _, level, _ in groups}) == len(groups) == bands
+    assert all(len(rows) == pytest.approx(200 / bands, abs=5) for _, _, rows in groups)
+    told = float(groups[0][1].removeprefix("up to "))
+    assert (values[groups[0][2]] <= told).all()
+    assert len(groups[0][1].removeprefix("up to ")) <= 8
 
 
 def test_without_edits_there_are_no_rates():

@@ -289,3 +289,9 @@ def test_unedited_images_tell_the_same_number_beside_the_verdict_and_in_their_ow
     assert set(pairs["scale"]) == {"concept"}
     np.testing.assert_allclose(pairs["effect"], pairs["adjusted_effect"], atol=1e-9)
     np.testing.assert_allclose(pairs["se"], pairs["adjusted_se"], rtol=1e-9)
+
+
+def test_a_contrast_that_is_asked_for_twice_is_refused_before_anything_is_measured():
+    one, other = default_contrasts(GRAPH)
+    with pytest.raises(ValueError, match=r"interventions= asks for \['view: PA -> AP'\] more than once"):
+        Audit(GRAPH, [CornerReader()], interventions=[other, one, other])

@@ -76,6 +76,11 @@ def test_a_subset_refuses_rows_that_are_not_there_or_come_twice():
         Subset(Numbered(range(6)), np.array([1, 1]))
 
 
+def test_a_mask_is_not_taken_for_the_rows_0_and_1():
+    with pytest.raises(ValueError, match=r"rows is a mask .* pass np.flatnonzero\(mask\)"):
+        Subset(Numbered(range(4)), np.array([True, False, False, False]))
+
+
 def test_batches_are_consecutive():
     assert [b.tolist() for b in batches(np.arange(5), 2)] == [[0, 1], [2, 3], [4]]
     with pytest.raises(ValueError, match="batch_size"):
