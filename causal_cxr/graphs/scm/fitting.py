@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from causal_cxr.graphs.attributes import Continuous
 from causal_cxr.graphs.scm.missing import complete
 from causal_cxr.graphs.scm.structure import Structure
 
@@ -53,6 +54,9 @@ def maximise(
         codes: name -> ``(n,)``.
         start: weights to begin with.
         shares: ``(n,)``, how much each row counts; one each unless given.
+
+    Raises:
+        ValueError: weights ran away, as where numbers fill a small part of their declared range; the attributes are named.
     """
     found: dict[str, Tensor] = {}
     for district in structure.districts:
@@ -80,7 +84,18 @@ def _maximise_district(
         value.backward()
         return value
 
-    optimiser.step(loss)
+    try:
+        optimiser.step(loss)
+    except ValueError as problem:  # torch names the parameter of a distribution, and neither attribute nor cause
+        told = []
+        for name in dict.fromkeys(name for own in district for name in (own, *structure.parents[own])):
+            if isinstance(attribute := structure.attributes[name], Continuous):
+                seen = f"{float(codes[name].min()):g} to {float(codes[name].max()):g}"
+                told.append(f"{name!r} is declared {attribute.low:g} to {attribute.high:g} and seen {seen}")
+        raise ValueError(
+            f"The equations of {list(district)} could not be fitted: their numbers ran away. {'; '.join(told) or problem}. "
+            "Declare low= and high= near what is seen."
+        ) from problem
     return {name: weight.detach() for name, weight in weights.items()}
 
 

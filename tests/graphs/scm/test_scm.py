@@ -12,6 +12,9 @@ from scipy.special import expit, logit
 
 from causal_cxr.graphs import Binary, Categorical, CausalGraph, Continuous
 from causal_cxr.graphs.scm import SCM
+from causal_cxr.graphs.scm.fitting import maximise
+from causal_cxr.graphs.scm.mechanisms import AffineFlow
+from causal_cxr.graphs.scm.structure import Structure
 
 AGE = Continuous("age", "years", 0, 100)
 DOSE = Continuous("dose", "mGy", 0, 10)
@@ -215,3 +218,17 @@ def test_errors_name_the_offence_and_the_mend(levels: tuple[SCM, pd.DataFrame]) 
     names = [Binary(letter) for letter in "abcd"]
     with pytest.raises(ValueError, match="hang together; the SCM sums over at most 2"):
         SCM(CausalGraph(names, confounded=[("a", "b"), ("b", "c"), ("c", "d")]))
+
+
+def test_numbers_that_fill_a_corner_of_their_declared_range_are_named_where_no_fit_is_found():
+    """torch names a parameter of a distribution: a scale of 0, from which this search starts."""
+    numbers = [Continuous(name, unit="", low=0, high=1000) for name in ("exposure", "z")]
+    graph = CausalGraph(numbers, [("exposure", "z")])
+    structure = Structure(graph, {number.name: AffineFlow() for number in numbers})
+    codes = {"exposure": torch.linspace(1, 20, 50).double(), "z": torch.linspace(2, 15, 50).double()}
+    start = {name: structure.start(name) for name in codes}
+    start["z"] = torch.full_like(start["z"], -2000.0)
+    with pytest.raises(
+        ValueError, match=r"\['z'\].*'z' is declared 0 to 1000 and seen 2 to 15; 'exposure' is .* 1 to 20"
+    ):
+        maximise(structure, codes, start)
