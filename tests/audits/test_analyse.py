@@ -164,7 +164,8 @@ def test_what_attributes_do_to_each_other_is_asked_only_on_request_and_never_aga
     assert set(run(world, table, contrasts).edges["concept"]) == set(HIDDEN)
 
 
-def test_what_was_selected_on_among_an_attributes_effects_is_said_beside_the_verdict(world: World) -> None:
+def test_what_was_selected_on_among_an_attributes_effects_is_said_beside_the_verdict() -> None:
+    world = World(1_000, 64)
     contrasts = default_contrasts(GRAPH, {"age": 20.0})
     selected = CausalGraph.from_dict({**GRAPH.to_dict(), "selected_on": ["disease", "view"]})
     edges = run(world, world.measure(contrasts), contrasts, graph=selected).edges
