@@ -16,8 +16,9 @@ MAY_IMPORT = {
     "data": "graphs",
     "fitting": "data",
     "editors": "graphs data fitting weights",
-    "readers": "graphs data fitting weights",
-    "audits": "graphs data editors readers",
+    "statistics": "",
+    "readers": "graphs data fitting weights statistics",
+    "audits": "graphs data editors readers statistics",
 }
 HEAVY = ("diffusers", "transformers", "open_clip", "dowhy", "causallearn", "pyro", "sklearn", "torch")
 

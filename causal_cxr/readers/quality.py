@@ -23,7 +23,7 @@ from causal_cxr.readers.concordance import (
     least_variance,
     slope,
 )
-from causal_cxr.readers.regression import clustered_coefficient
+from causal_cxr.statistics.clustered import clustered_coefficient
 
 COLUMNS = ("auroc", "auroc_low", "auroc_high", "slope", "slope_se", "slope_low", "slope_high", "ece", "n_present",
            "n_absent", "prevalence", "ece_low", "ece_high")  # fmt: skip

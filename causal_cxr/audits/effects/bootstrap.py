@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from causal_cxr.audits.effects.clustered import cluster_sums
 from causal_cxr.audits.effects.effect import IntervalEstimate
+from causal_cxr.statistics.clustered import cluster_sums
 
 Statistic = Callable[[np.ndarray], np.ndarray]  #: (..., q) totals over images -> (...) values
 BLOCK = 2_000_000  #: leave-one-out statistics that are held at once

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from causal_cxr.audits.effects.clustered import mean_influence
 from causal_cxr.audits.effects.effect import NOTHING, Effect
+from causal_cxr.statistics.clustered import mean_influence
 
 
 def paired_effect(difference: np.ndarray, patients: np.ndarray) -> Effect:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import orth
 
-from causal_cxr.audits.effects.clustered import cluster_sums, cr2_weights, mean_influence, rests_on_one, satterthwaite
 from causal_cxr.audits.effects.effect import NOTHING, Effect
+from causal_cxr.statistics.clustered import cluster_sums, cr2_weights, mean_influence, rests_on_one, satterthwaite
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ while the slope is ten or more of its errors away from 0. Nearer, its interval i
 import numpy as np
 from scipy import stats
 
-from causal_cxr.audits.effects.clustered import mean_influence
 from causal_cxr.audits.effects.effect import Effect, IntervalEstimate
+from causal_cxr.statistics.clustered import mean_influence
 
 
 def fieller_interval(effect: Effect, slope: float, slope_se: float, *, level: float = 0.95) -> IntervalEstimate:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from causal_cxr.audits.effects.clustered import cluster_sums, cr2_weights, mean_influence, rests_on_one, satterthwaite
 from causal_cxr.audits.effects.effect import NOTHING, Effect
+from causal_cxr.statistics.clustered import cluster_sums, cr2_weights, mean_influence, rests_on_one, satterthwaite
 
 SPLINE_POWERS = (1, 2, 3)  #: a continuous covariate enters as a cubic
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from causal_cxr.audits.effects import NOTHING, Effect
-from causal_cxr.audits.effects.clustered import mean_influence
+from causal_cxr.statistics.clustered import mean_influence
 
 
 def product_ratio(

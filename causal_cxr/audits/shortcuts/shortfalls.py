@@ -21,8 +21,8 @@ import pandas as pd
 
 from causal_cxr.audits.associations import overlaps
 from causal_cxr.audits.effects import Effect, covariate_columns
-from causal_cxr.audits.effects.clustered import cluster_sums
 from causal_cxr.graphs import CausalGraph, Continuous, Contrast
+from causal_cxr.statistics.clustered import cluster_sums
 
 LEAST = 0.1  #: reliability that is divided by; below it a reader tells next to nothing
 

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from causal_cxr.audits.effects.clustered import mean_influence
 from causal_cxr.audits.shortcuts.decisions import share_interval
 from causal_cxr.audits.shortcuts.gains import score_column
 from causal_cxr.graphs import Attribute, CausalGraph, Continuous
 from causal_cxr.readers.concordance import Concordance, concordance
 from causal_cxr.readers.quality import MIN_CELL
+from causal_cxr.statistics.clustered import mean_influence
 
 METRICS = ("auroc", "sensitivity", "specificity")
 COLUMNS = ("model", "attribute", "level", "n", "n_present", "patients",

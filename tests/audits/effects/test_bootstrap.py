@@ -8,7 +8,7 @@ from scipy import stats
 
 from causal_cxr.audits.effects import bootstrap_interval, mean_difference, mean_ratio, paired_effect
 from causal_cxr.audits.effects.bootstrap import _jackknife_error
-from causal_cxr.audits.effects.clustered import cluster_sums
+from causal_cxr.statistics.clustered import cluster_sums
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from causal_cxr.audits.effects import (
     paired_effect,
     signflip_test,
 )
-from causal_cxr.audits.effects.clustered import mean_influence
+from causal_cxr.statistics.clustered import mean_influence
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import pytest
 import statsmodels.api as sm
 from scipy.linalg import fractional_matrix_power
 
-from causal_cxr.readers.regression import clustered_coefficient
+from causal_cxr.statistics.clustered import clustered_coefficient
 
 
 def regressed(groups: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -1,9 +1,11 @@
-"""Errors of means and contrasts whose images are clustered by patient: CR2, with Satterthwaite's degrees of freedom.
+"""Errors of means, contrasts and coefficients whose images are clustered by patient: CR2, with Satterthwaite's degrees of freedom.
 
 Few patients, and patients of unequally many images, make the usual clustered error too small. So the error here is the
 bias-reduced CR2 (Bell & McCaffrey 2002), and t has the Satterthwaite degrees of freedom that go with it (Pustejovsky &
 Tipton 2018); ``benchmarks/results/calibration.md`` shows how often that is right.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -78,3 +80,48 @@ def rests_on_one(contrast: np.ndarray, lone: np.ndarray) -> bool:
         lone: ``(r, r)``, of the same.
     """
     return bool(contrast @ lone @ contrast > LONE * (contrast @ contrast))
+
+
+class Coefficient(NamedTuple):
+    """Of least squares.
+
+    Attributes:
+        value: the coefficient.
+        variance: CR2, clustered by patients: a patient who stands out in what is asked about pulls the fit to their own images,
+            so that their residuals are too small; each patient's are put right by their leverage.
+        freedom: Satterthwaite's degrees of freedom of that variance: near the number of patients whom the coefficient hangs
+            on, however many others there are.
+        weights: ``(n,)`` ``value`` is the sum of these times the outcomes.
+    """
+
+    value: float
+    variance: float
+    freedom: float
+    weights: np.ndarray
+
+
+def clustered_coefficient(outcome: np.ndarray, design: np.ndarray, groups: np.ndarray, column: int) -> Coefficient:
+    """A coefficient of the regression of an outcome on a design, images of a patient together.
+
+    Args:
+        outcome: ``(n,)``.
+        design: ``(n, p)``, of rank ``p`` also without any one patient.
+        groups: ``(n,)`` patient numbers.
+        column: of the design.
+
+    With one image a patient the variance is HC2 (MacKinnon & White 1985):
+
+    >>> found = clustered_coefficient(np.array([0.0, 1.0, 1.0, 4.0]), np.array([[1, 0], [1, 0], [1, 1], [1, 1]]), np.arange(4), 1)
+    >>> round(found.value, 6), round(found.variance, 6), round(found.freedom, 6)
+    (2.0, 2.5, 2.0)
+    """
+    who = np.unique(groups, return_inverse=True)[1]
+    count = int(who.max()) + 1
+    basis, triangle = np.linalg.qr(design)
+    asked = np.linalg.solve(triangle.T, np.eye(design.shape[1])[column])
+    weights = basis @ asked
+    corrected = cr2_weights(basis, who)[0] @ asked
+    residuals = outcome - basis @ (basis.T @ outcome)
+    variance = (np.bincount(who, corrected * residuals) ** 2).sum()
+    freedom = satterthwaite(np.bincount(who, corrected**2), cluster_sums(basis * corrected[:, None], who, count))
+    return Coefficient(float(weights @ outcome), float(variance), freedom, weights)

@@ -1,0 +1,1 @@
+"""What both readers and audits count by: patients, not images."""
