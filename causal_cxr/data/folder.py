@@ -28,7 +28,7 @@ class FolderDataset:
         graph: its labelled attributes become the columns of :attr:`attributes`, typed by it.
         columns: attribute -> column of the table; an attribute's own name unless given.
         file: column of file names.
-        text: column of report texts, if any.
+        text: column of report texts, if any; an image without one has none.
         size: pixels a side, see :func:`~causal_cxr.data.images.read_grey`; ``None`` keeps the pictures' own size, which
             must then be that of row 0 for all.
 
@@ -80,7 +80,7 @@ class FolderDataset:
             raise ValueError(f"{len(twice)} file(s) have several rows: {twice[:5].tolist()}; keep one each.")
         attributes = graph.coerce(pd.DataFrame({name: table[column] for name, column in needed.items()}))
         patients = as_ids(table[patient])
-        texts = table[text].astype(str) if text else None
+        texts = table[text].astype(str).where(table[text].notna(), None) if text else None  # pandas 2 writes "nan"
         names = table[file].astype(str)
         self._set(graph, attributes, patients, texts, tuple(names), tuple(folder / name for name in names), size)
         listed = set(self.paths)

@@ -57,6 +57,13 @@ def test_rows_come_in_the_order_asked_for_and_missing_stays_missing(folder):
     assert made.patients.tolist() == ["1", "1", "2", "3", "3"]
 
 
+def test_an_image_without_a_report_has_none_and_not_the_word_nan(folder):
+    path, table, _ = folder
+    texts = dataset(path, table.assign(report=["Clear.", None, np.nan, "Wires.", ""]), text="report").texts
+    assert texts.isna().tolist() == [False, True, True, False, False]
+    assert "nan" not in texts.tolist()
+
+
 def test_every_bad_image_is_named_and_the_others_are_not(folder):
     path, table, _ = folder
     (path / "colour.png").write_bytes((path / "colour.png").read_bytes()[:60])
