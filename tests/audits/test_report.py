@@ -314,6 +314,13 @@ def test_the_page_says_what_shows_only_as_it_is_left_among_the_collected(report)
     assert (check.state, check.answer.split(": ")[-1]) == ("look", "disease by way of view")
 
 
+def test_arrows_of_contrasts_are_arrows_wherever_the_page_names_them(report):
+    limits = report.limits.assign(state="limit")
+    trust = re.search(r'<ul class="checks">.*?</ul>', dataclasses.replace(report, limits=limits).to_html(), re.S)
+    assert "→" in trust[0]
+    assert "-&gt;" not in trust[0]
+
+
 def test_the_editors_null_is_its_largest_effect_where_nothing_should_move(report):
     edges = report.edges
     where = (edges["editor"] == "learnt") & edges["control"] & (edges["attribute"] == "disease")
@@ -374,7 +381,7 @@ def test_a_reader_that_may_be_blind_is_named(report):
 def test_an_editor_that_does_too_little_is_named(report):
     where = (report.effectiveness["editor"] == "learnt") & (report.effectiveness["attribute"] == "view")
     weak = dataclasses.replace(report, effectiveness=marked(report.effectiveness, where, ratio=0.1))
-    assert "Editor learnt does too little where asked for view: PA -> AP" in section(weak.to_html(), "answer")
+    assert "Editor learnt does too little where asked for view: PA → AP" in section(weak.to_html(), "answer")
     assert "too little" not in section(report.to_html(), "answer")
 
 
