@@ -25,7 +25,7 @@ from causal_cxr.audits.observational.study import observational_side
 from causal_cxr.audits.plans import plan
 from causal_cxr.audits.report import ComponentPicture, GalleryItem, Report
 from causal_cxr.audits.robustness import robustness
-from causal_cxr.audits.scales import Scale
+from causal_cxr.audits.scales import Scale, smallest_that_counts
 from causal_cxr.audits.store import FACTUAL, load_composition, load_gallery, load_ledger, load_looks, load_measurements
 from causal_cxr.audits.table_search import TableSearch, refuse_unsearchable, search_and_fuse
 from causal_cxr.audits.trials import DEFAULT, Trials, trial_settings
@@ -36,6 +36,7 @@ from causal_cxr.data.patients import all_known
 from causal_cxr.editors.editor import Described, Editor
 from causal_cxr.graphs import CausalGraph, Contrast, default_contrasts
 from causal_cxr.readers.concepts import Concept
+from causal_cxr.readers.quality import ReaderQuality
 from causal_cxr.readers.reader import Reader
 from causal_cxr.readers.redundancy import kinship
 
@@ -302,14 +303,6 @@ class Audit:
             **(provenance or {}),
         }  # fmt: skip
         seen = Unedited.of_audit(dataset, measurements, edges, self.readers)
-        scales = {
-            (contrast.name, concept): Scale.of(
-                quality[reader], concept, contrast, self.graph.attributes[contrast.attribute],
-                float(seen.scores[concept].mean()), self.smallest_effect,
-            )
-            for contrast in self.interventions
-            for concept, reader in seen.readers.items()
-        }  # fmt: skip
         report = Report(
             graph=self.graph, edges=edges, second_readings=analysis.second_readings,
             falsification=analysis.falsification, effectiveness=analysis.effectiveness, leak=analysis.leak,
@@ -318,7 +311,7 @@ class Audit:
             provenance=record, pictures=pictures,
             observational=observational_side(
                 self.graph, seen.table, seen.patients.to_numpy(), seen.scores, self.interventions, reads=seen.reads,
-                scales=scales, delta=self.smallest_effect, alpha=self.alpha, seed=seed,
+                scales=self._scales(seen, quality), delta=self.smallest_effect, alpha=self.alpha, seed=seed,
             ) if self.observational else None,
             fused=None if self.discovery is None else search_and_fuse(
                 self.graph, seen, edges, self.discovery, alpha=self.alpha, seed=seed
@@ -327,6 +320,18 @@ class Audit:
         if out is not None:
             report.save(out)
         return report
+
+    def _scales(self, seen: Unedited, quality: Mapping[str, ReaderQuality]) -> dict[tuple[str, str], Scale]:
+        """Contrast and concept -> what the scores of who reads it best are worth, as in the cells."""
+        found = {}
+        for contrast in self.interventions:
+            for concept, reader in seen.readers.items():
+                prevalence = quality[reader].prevalence(concept, float(seen.scores[concept].mean()))
+                found[contrast.name, concept] = Scale.of(
+                    quality[reader], concept, contrast, self.graph.attributes[contrast.attribute],
+                    smallest_that_counts(prevalence, self.smallest_effect),
+                )  # fmt: skip
+        return found
 
     def _asked(self, reader: Reader) -> tuple[Concept, ...]:
         """Concepts to decide about, and those that show labelled attributes: they judge the editor."""

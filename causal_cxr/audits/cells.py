@@ -17,7 +17,7 @@ from causal_cxr.audits.effects import (
 )
 from causal_cxr.audits.gates import Gate
 from causal_cxr.audits.obedience import Obedience
-from causal_cxr.audits.scales import Scale
+from causal_cxr.audits.scales import Scale, smallest_that_counts
 from causal_cxr.graphs import CausalGraph, Contrast
 from causal_cxr.graphs.identification import selected_effects
 from causal_cxr.readers.concepts import Concept
@@ -42,15 +42,10 @@ def cell(
     column = f"{reader}/{concept.name}"
     q: Any = quality.concepts.loc[concept.name]
     slope, slope_low = float(q["slope"]), float(q["slope_low"])
-    scale = Scale.of(
-        quality,
-        concept.name,
-        contrast,
-        graph.attributes[contrast.attribute],
-        float(factual[column].mean()),
-        smallest_effect,
-    )
-    readable, prevalence, delta = scale.readable, scale.prevalence, scale.delta
+    prevalence = quality.prevalence(concept.name, float(factual[column].mean()))
+    delta = smallest_that_counts(prevalence, smallest_effect)
+    scale = Scale.of(quality, concept.name, contrast, graph.attributes[contrast.attribute], delta)
+    readable = scale.readable
     shift, inseparable, follows = scale.following
     blind = not slope_low >= BLIND_SLOPE
 

@@ -17,13 +17,13 @@ from causal_cxr.audits.associations import marginal_association
 from causal_cxr.audits.changes import GUARDED, REST
 from causal_cxr.audits.differences import paired_differences
 from causal_cxr.audits.effects import Effect, paired_effect, paired_ratio
-from causal_cxr.audits.following import following
 from causal_cxr.audits.looks import Looks
 from causal_cxr.audits.obedience import EFFECTIVE_RATIO, best_readers, own_reader, share_of
+from causal_cxr.audits.scales import Scale
 from causal_cxr.graphs import CausalGraph, Continuous, Contrast
 from causal_cxr.readers.concepts import Concept
 from causal_cxr.readers.concordance import concordance
-from causal_cxr.readers.quality import ReaderQuality, Shift
+from causal_cxr.readers.quality import ReaderQuality
 
 DRIFT_ONE = 0.02  #: of an intensity, after one null edit: five grey levels, that no one sees
 DRIFT_TEN = 0.05  #: after ten: half of what two patients of the phantoms differ by
@@ -169,7 +169,7 @@ class _Judge:
         self.reversed = _by(light(cycles[cycles["test"] == "reversibility"]), "contrast")
         self.asked = _by(light(mine[(mine["kind"] == "total") & (mine["orientation"] != 0)]), "contrast")
         self.another = changes.loc[changes["kind"] == "null"].set_index("row")["another"]
-        self.shifts: dict[tuple[str, str], tuple[Shift, str]] = {}
+        self.scales: dict[tuple[str, str], tuple[Scale, str]] = {}
         self.paired: dict[str, pd.DataFrame | None] = {}
 
     def of(self, contrasts: Sequence[Contrast], group: str, members: np.ndarray) -> Iterator[Asked]:
@@ -293,23 +293,24 @@ class _Judge:
             if concept.attribute in meant or concept.attribute == group:
                 continue
             judged = self.quality[reader]
-            slope: Any = judged.concepts.loc[name]
             effect = paired_effect(here[f"{reader}/{name}"].to_numpy(), here["patient"].to_numpy())
-            why = "" if float(slope["slope_low"]) > 0 else f"no reading of {name} is known to work"
-            if not why:
-                shift, why = self._shift(judged, name, contrast)
-                effect = effect.less(shift.value, shift.se).scaled(float(slope["slope"]), float(slope["slope_se"]))
+            scale, why = self._scale(judged, name, contrast)
+            effect = scale.effect(effect)
             yield "leak", name, "within", self.smallest_effect, _of(effect.unsettled(), why)
 
-    def _shift(self, quality: ReaderQuality, name: str, contrast: Contrast) -> tuple[Shift, str]:
-        """What a reading sees of the contrast itself, and why it tells nothing of a leak; the same for all groups."""
+    def _scale(self, quality: ReaderQuality, name: str, contrast: Contrast) -> tuple[Scale, str]:
+        """What a reading is worth under the contrast, and why it tells nothing of a leak; the same for all groups."""
         key = (name, contrast.name)
-        if key not in self.shifts:
+        if key not in self.scales:
             about = contrast.attribute
-            shift, unknown, far = following(quality, name, contrast, self.graph.attributes[about], self.smallest_effect)
-            why = f"whether the reading of {name} follows {about} itself is not known" if unknown else ""
-            self.shifts[key] = shift, f"the reading of {name} follows {about} itself" if far else why
-        return self.shifts[key]
+            scale = Scale.of(quality, name, contrast, self.graph.attributes[about], self.smallest_effect)
+            why = "" if scale.readable else f"no reading of {name} is known to work"
+            if scale.following.unknown:
+                why = f"whether the reading of {name} follows {about} itself is not known"
+            if scale.following.far:
+                why = f"the reading of {name} follows {about} itself"
+            self.scales[key] = scale, why
+        return self.scales[key]
 
     def _acceptance(self, contrast: Contrast, members: np.ndarray) -> Iterator[Any]:
         here = _within(self.asked(contrast.name), members)

@@ -13,6 +13,11 @@ from causal_cxr.readers.quality import ReaderQuality, Shift
 RARE = 0.2  #: below this prevalence delta is half the prevalence
 
 
+def smallest_that_counts(prevalence: float, smallest_effect: float) -> float:
+    """Delta: the risk difference that was asked for, or half the prevalence of a rare concept."""
+    return smallest_effect if not prevalence < RARE else max(prevalence / 2, 0.01)
+
+
 @dataclass(frozen=True)
 class Scale:
     """How one reader's scores of one concept become the concept, along one contrast.
@@ -21,39 +26,33 @@ class Scale:
         slope, slope_se: of the reader; NaN where it was never judged.
         readable: whether the slope is known to be above 0. If not, effects stay in scores.
         following: what the reader sees of the attribute itself.
-        prevalence: of the concept.
-        delta: smallest effect that matters: the one asked for, or half the prevalence of a rare concept.
+        delta: smallest effect that matters.
     """
 
     slope: float
     slope_se: float
     readable: bool
     following: Following
-    prevalence: float
     delta: float
 
     @classmethod
     def of(
-        cls, quality: ReaderQuality, concept: str, contrast: Contrast, attribute: Attribute, mean: float,
-        smallest_effect: float,
-    ) -> "Scale":  # fmt: skip
+        cls, quality: ReaderQuality, concept: str, contrast: Contrast, attribute: Attribute, delta: float
+    ) -> "Scale":
         """What is known of a reader.
 
         Args:
             quality: of the reader.
             concept: its name.
             contrast, attribute: asked about.
-            mean: score of the concept in unedited images.
-            smallest_effect: the risk difference that matters.
+            delta: smallest effect that matters (:func:`smallest_that_counts`).
         """
         q: Any = quality.concepts.loc[concept]
         readable = float(q["slope_low"]) > 0
-        prevalence = quality.prevalence(concept, mean)
-        delta = smallest_effect if not prevalence < RARE else max(prevalence / 2, 0.01)
         seen = (
             following(quality, concept, contrast, attribute, delta) if readable else Following(NOT_KNOWN, False, False)
         )
-        return cls(float(q["slope"]), float(q["slope_se"]), readable, seen, prevalence, delta)
+        return cls(float(q["slope"]), float(q["slope_se"]), readable, seen, delta)
 
     @property
     def shift(self) -> Shift:

@@ -128,9 +128,8 @@ class ReaderQuality:
             back = replace(contrast, level=contrast.reference, reference=contrast.level)
             times[along == back.name] = -1.0
             times[along == contrast.name] = 1.0
-        if isinstance(
-            attribute, Binary
-        ):  # an older file does not say along what: from the first level to the second, always
+        if isinstance(attribute, Binary):
+            # An older file does not say along what; it was from the first level to the second, always.
             times[along.isna()] = 1.0 if attribute.check(contrast.level) == attribute.levels[1] else -1.0
         for times_as_far, value, se in zip(times, rows["shift"], rows["se"], strict=True):
             if not np.isnan(times_as_far):
@@ -369,9 +368,8 @@ def _follows(
             parts = np.bincount(g[cell], found.weights[cell])
             patients = len(np.unique(g[cell]))
             least += float((parts**2).sum()) * patients * least_variance(patients) if patients else 0.0
-    few = (
-        stats.t.isf(0.025, found.freedom) / Z
-    )  # in units of a normal's quantile: an audit takes the shift off with this error
+    # In units of a normal's quantile, as an audit takes the shift off with this error.
+    few = stats.t.isf(0.025, found.freedom) / Z
     se = float(np.sqrt(max(few**2 * found.variance, least)))
     return [concept, contrast.attribute, found.value, se, found.value - Z * se, found.value + Z * se, *about]
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from causal_cxr.audits.cells import BLIND_SLOPE
 from causal_cxr.audits.effects import NOTHING, Effect, paired_effect
-from causal_cxr.audits.following import NOT_KNOWN, following
+from causal_cxr.audits.scales import Scale
 from causal_cxr.audits.shortcuts.moments import product_ratio
 from causal_cxr.graphs import Attribute, Contrast
 from causal_cxr.readers.concepts import Concept
@@ -97,24 +97,21 @@ def read_leaks(
     readings = []
     for name, options in about.items():
         judged = [(*_standing(r.quality, c, contrast, attribute, delta), r, c) for r, c in options]
-        follows, merit, shift, reader, concept = max(judged, key=lambda one: (one[1] - 10.0 * one[0], one[3].name))
-        q: Any = reader.quality.concepts.loc[concept.name]
+        follows, merit, scale, reader, concept = max(judged, key=lambda one: (one[1] - 10.0 * one[0], one[3].name))
         raw = paired_effect(paired[f"{reader.name}/{concept.name}"].to_numpy(), paired["patient"].to_numpy())
-        shift = shift if merit > 0 else NOT_KNOWN
-        raw = raw.less(shift.value, shift.se)
-        effect = raw.scaled(float(q["slope"]), float(q["slope_se"])).unsettled() if merit > 0 else raw
+        effect = scale.effect(raw).unsettled() if scale.readable else raw
         blind = not merit >= BLIND_SLOPE
         p_moved, p_unmoved = (1.0 if np.isnan(p) else p for p in (effect.p_yes(delta), effect.p_no(delta)))
         state: State = (
             "reader follows" if follows
-            else "moved" if p_moved <= alpha and merit > 0
+            else "moved" if p_moved <= alpha and scale.readable
             else "reader blind" if blind
             else "unmoved" if p_unmoved <= alpha
             else "open"
         )  # fmt: skip
         needed = effect.patients_needed(delta, alpha) if state == "open" else np.nan
         readings.append(
-            Reading(name, concept.name, reader.name, effect, state, p_moved, 1.0 if blind or follows else p_unmoved, needed, shift)
+            Reading(name, concept.name, reader.name, effect, state, p_moved, 1.0 if blind or follows else p_unmoved, needed, scale.shift)
         )  # fmt: skip
     return tuple(readings)
 
@@ -171,9 +168,8 @@ def frame_of(editor: str, contrast: str, attribute: str, readings: Sequence[Read
 
 def _standing(
     quality: ReaderQuality, concept: Concept, contrast: Contrast, attribute: Attribute, delta: float
-) -> tuple[bool, float, Shift]:
-    """Whether the reader may follow the attribute too far, the lower end of its slope (-1 = unknown), and the shift."""
+) -> tuple[bool, float, Scale]:
+    """Whether the reader may follow the attribute too far, the lower end of its slope (-1 = unknown), and the scale."""
     q: Any = quality.concepts.loc[concept.name]
-    low = float(q["slope_low"])
-    shift, unknown, far = following(quality, concept.name, contrast, attribute, delta)
-    return (unknown or far) and low > 0, -1.0 if np.isnan(low) else low, shift
+    low, scale = float(q["slope_low"]), Scale.of(quality, concept.name, contrast, attribute, delta)
+    return scale.following.unknown or scale.following.far, -1.0 if np.isnan(low) else low, scale

@@ -163,3 +163,15 @@ def test_values_beyond_the_range_and_larger_patients_are_refused():
         ClusteredSums.of(np.array([[1.5]]), np.array(["a"]), 1)
     with pytest.raises(ValueError, match="has 2 images, but largest=1"):
         ClusteredSums.of(np.array([[0.5], [0.5]]), np.array(["a", "a"]), 1)
+
+
+@pytest.mark.parametrize("largest", [1, 4])
+def test_evidence_above_a_border_falls_with_it_and_is_convex(largest):
+    """What hedging rests on: the least over borders that are not known is then found by sections."""
+    rng = np.random.default_rng(3)
+    sizes = rng.integers(1, largest + 1, 40).astype(float)
+    seen = ClusteredSums(rng.uniform(-1, 1, (40, 5)) * sizes[:, None], sizes, largest)
+    borders = np.linspace(-0.95, 0.95, 96)
+    found = np.stack([log_e_above(seen, np.full(5, border)) for border in borders])
+    assert (np.diff(found, axis=0) <= 0).all()
+    assert (np.diff(found, n=2, axis=0) >= -1e-9).all()

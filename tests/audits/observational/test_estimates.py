@@ -150,7 +150,7 @@ def test_on_the_concepts_scale_all_of_it_is_what_the_concept_itself_gives(portab
     part = slice(0, 900)
     u, ap = shown[part][["ecg_leads"]].astype(float), (table[part]["view"] == "AP").to_numpy(dtype=float)
     scores = 0.2 + 0.5 * u + 0.1 * ap[:, None]
-    scale = Scale(0.5, 0.05, True, Following(Shift(0.1, 0.02, True), False, False), 0.5, 0.1)
+    scale = Scale(0.5, 0.05, True, Following(Shift(0.1, 0.02, True), False, False), 0.1)
 
     def side(frame, scales):
         return observational_side(
