@@ -42,10 +42,10 @@ def load_measurements(folder: Path) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
 
 
-Tried = Mapping[str, Mapping[str, Any]]  #: name of a trial -> its settings, as :func:`trial_settings` has them
+TrialSettings = Mapping[str, Mapping[str, Any]]  #: name of a trial -> its settings, as :func:`trial_settings` has them
 
 
-def load_composition(folder: Path, tried: Tried) -> pd.DataFrame:
+def load_composition(folder: Path, tried: TrialSettings) -> pd.DataFrame:
     """Columns editor, cycles, mae, n; no row where no composition was asked for."""
     rows: list[dict[str, Any]] = []
     for told in _carried_out(folder, "cycles", tried):
@@ -57,7 +57,7 @@ def load_composition(folder: Path, tried: Tried) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["editor", "cycles", "mae", "n"])
 
 
-def load_looks(folder: Path, tried: Tried) -> Looks:
+def load_looks(folder: Path, tried: TrialSettings) -> Looks:
     """What a measurement saw of the images themselves, see :class:`Looks`.
 
     Args:
@@ -85,7 +85,7 @@ def load_looks(folder: Path, tried: Tried) -> Looks:
     )  # fmt: skip
 
 
-def load_ledger(folder: Path, tried: Tried) -> dict[str, int]:
+def load_ledger(folder: Path, tried: TrialSettings) -> dict[str, int]:
     """Network evaluations (images x forward passes) an editor: of its shards, and of the trials that are asked for."""
     ledger: dict[str, int] = {}
     trials = [file for name in ("cycles", "doses") for file in _carried_out(folder, name, tried)]
@@ -94,7 +94,7 @@ def load_ledger(folder: Path, tried: Tried) -> dict[str, int]:
     return ledger
 
 
-def _carried_out(folder: Path, name: str, tried: Tried) -> list[Path]:
+def _carried_out(folder: Path, name: str, tried: TrialSettings) -> list[Path]:
     """What was told of a trial, an editor, with just the settings that are asked for."""
     return [
         file
